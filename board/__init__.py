@@ -1,3 +1,3 @@
-"""The hardware and system under the agent: ports, storage, watchdog, service. Knows nothing of it."""
+"""The hardware and system under the agent: ports, storage, watchdog, service."""
 
 from __future__ import annotations
