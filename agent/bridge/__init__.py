@@ -1,0 +1,1 @@
+"""Devices and services as pure sessions: bytes and time go in, bytes and records come out."""
