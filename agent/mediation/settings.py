@@ -1,0 +1,62 @@
+"""Times and bounds of mediation, each with its reason. Seconds, unless a name says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Random = Callable[[int], bytes]
+
+MAX_ENDPOINTS = 17
+"""Of one ME_CONNECT: strongSwan survives 20 notifies, three of which are not endpoints."""
+
+MAX_PAIRS = 64
+"""Of one checklist; more than the 50 checks of an attempt could not be probed anyway."""
+
+MAX_PEER_REFLEXIVE = 8
+"""Sources of authenticated checks that were not announced: a NAT makes one or two, a replay many."""
+
+SILENT_ENDPOINT_BUDGET = 8
+"""Checks (84 octets each, under 1 kB in all) to a remote endpoint from which nothing came."""
+
+HEARD_ENDPOINT_BUDGET = 40
+"""Checks to a remote endpoint that sent authenticated checks itself but may be spoofed."""
+
+UNANSWERED_BUDGET = 50
+"""Checks without answer of one attempt, all endpoints together: what a victim can be sent at most."""
+
+ANSWER_BURST = 64
+"""Answers to checks of one attempt at once (a check can be replayed by whoever saw it) …"""
+
+ANSWER_RATE = 40.0
+"""… and per second: one per check slot of a peer, as nobody sends faster."""
+
+MAX_CONNECT_ID = 16
+MIN_CONNECT_ID = 4
+MIN_CONNECT_KEY = 16
+MAX_CONNECT_KEY = 32
+MAX_IDENTITY = 256
+"""Octets of an identity in IDp: with 17 endpoints the message still fits one datagram."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediationSettings:
+    """Of a client and of a server; the defaults are meant for everybody."""
+
+    pace: float = 0.025  # first checks and triggered ones: at most one in this time
+    retry_first: float = 0.025  # an unanswered check: again after this, this, then × 1.8 …
+    retry_factor: float = 1.8
+    retries: int = 13  # … this many times
+    patience: float = 5.0  # checks are answered this long before "no path" is said
+    connect_timeout: float = 20.0  # from connect to the other side's answer
+    check_timeout: float = 40.0  # from the first check to an authenticated mediated IKE SA
+    answered_rtt_limit: float = 0.5  # at most this long is waited for a better path
+    relay_wait: float = 1.0  # a relayed path waits this long for a direct one
+    max_attempts: int = 32  # connection attempts of a client at once, both directions
+    max_callbacks: int = 32  # per caller
+    callback_lifetime: float = 7 * 86400.0  # a call that nobody repeats is forgotten at last
+    max_accepted: int = 1024  # accepted pseudonyms of one peer
+    connect_burst: float = 10.0  # ME_CONNECT of one peer at once …
+    connect_rate: float = 0.5  # … and per second
+    max_questions: int = 16  # relayed to one peer and not answered yet
+    question_lifetime: float = 120.0
