@@ -1,0 +1,112 @@
+"""The peer authorization database: who may authenticate how, and what it then may have.
+
+RFC 4301 §4.4.3, in the words of RFC 7296: identities, authentication data, proposals, and the policy
+of the one Child SA. These are values; who fills them (configuration, invitations, a mediator that
+takes self-certifying pseudonyms) is not known here. Certificates and EAP are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from agent.crypto.auth import SigningKey
+    from agent.datagram import Path
+    from agent.ike.extension import Extension
+    from agent.wire.payloads import Identification
+    from agent.wire.proposals import Proposal
+    from agent.wire.selectors import TrafficSelector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PskAuth:
+    """A shared secret, for either side (RFC 7296 §2.15). `secret` are its raw octets."""
+
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAuth:
+    """What the remote side must prove: the Ed25519 key with these 32 public octets (RFC 8420)."""
+
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """When SAs are replaced (RFC 7296 §2.8: each side keeps its own, nothing is negotiated).
+
+    The figures are hard limits: then the SA is closed. Rekeying begins `margin` of the lifetime
+    earlier, and up to `jitter` of the lifetime before that, so that two sides rarely collide.
+    Seconds; 0 = never. Octets and packets count one direction of one Child SA: 2^31 packets keep
+    clear of the 2^32 where sequence numbers without ESN end, 2^38 octets keep AES-GCM and
+    ChaCha20-Poly1305 far below their usage limits.
+    """
+
+    ike_seconds: float = 14400.0
+    child_seconds: float = 3600.0
+    child_octets: int = 1 << 38
+    child_packets: int = 1 << 31
+    margin: float = 0.1
+    jitter: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildPolicy:
+    """What the Child SA of a peer may be: tunnel mode ESP between these selectors.
+
+    `local_ts` may be empty where `request_addresses` is not: then everything of that family is
+    offered and the answer narrows it to the address that was handed out.
+    `request_addresses`: CfgAttributeType INTERNAL_IP4_ADDRESS and/or INTERNAL_IP6_ADDRESS that the
+    initiator asks for. `assign`: packed addresses that the responder hands to this very peer.
+    Proposals with a key exchange method mean that rekeying has perfect forward secrecy.
+    """
+
+    name: str
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    proposals: tuple[Proposal, ...]
+    request_addresses: tuple[int, ...] = ()
+    assign: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One line of the database. `remote_id` None accepts whatever authenticates (initiator only).
+
+    `child` None: a childless IKE SA (RFC 6023, mediation). `liveness_seconds` 0: no probes.
+    `unique`: a newer IKE SA between the same identities replaces the older one.
+    """
+
+    name: str
+    local_id: Identification
+    remote_id: Identification | None
+    local_auth: PskAuth | SigningKey
+    remote_auth: PskAuth | KeyAuth
+    proposals: tuple[Proposal, ...]
+    child: ChildPolicy | None = None
+    lifetimes: Lifetimes = Lifetimes()  # noqa: RUF009 - frozen, shared on purpose
+    liveness_seconds: float = 30.0
+    unique: bool = True
+
+
+class Pad(Protocol):
+    """Where the IKE engine, as responder, asks who somebody is."""
+
+    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+        """What is acceptable in an IKE_SA_INIT request on `path`, best first."""
+        ...
+
+    def find_peer(
+        self,
+        remote_id: Identification,
+        local_id: Identification | None,
+        context: tuple[Extension, ...],
+    ) -> Peer | None:
+        """The peer that claims IDi `remote_id` (and asks for IDr `local_id`), not yet proven.
+
+        `context` are the extensions of the IKE SA. None ends in AUTHENTICATION_FAILED, which looks
+        the same as a wrong proof.
+        """
+        ...
