@@ -1,0 +1,1 @@
+"""The only files of the agent that call the operating system."""
