@@ -84,8 +84,7 @@ def _look_up(
     answer: asyncio.Future[_AddressInfo],
 ) -> None:
     """The thread. Its answer is dropped if nobody waits any more."""
-    result: _OCTETS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
-_AddressInfo = []
+    result: _AddressInfo = []
     failure: Exception | None = None
     try:
         found = socket.getaddrinfo(name, None, family, socket.SOCK_DGRAM)
@@ -133,7 +132,7 @@ def _address(sockaddr: tuple[object, ...], port: int) -> Address:
 
 
 def _usable(addresses: list[Address], host: str, family: int) -> list[Address]:
-    """In the order to try, without what no peer can have. Raises UnavailableError if none is left."""
+    """In the order to try, without what no peer can have. UnavailableError if none is left."""
     size = _OCTETS.get(family)
     kept: dict[Address, None] = {}
     for address in addresses:
