@@ -1,0 +1,1 @@
+"""HTTP and JSON on the inner address: the devices and points of a gateway."""

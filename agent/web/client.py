@@ -1,0 +1,79 @@
+"""The other side of the HTTP surface: an operator asks a gateway for devices and points.
+
+One request on one connection, bounded in size and time; the gateway's errors come back as the
+classes of `agent.bridge.failures`, so that exit codes are the same at both ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from agent.bridge.failures import failure_from_code
+from agent.errors import UnavailableError
+
+MAX_ANSWER = 1 << 20  # 256 points of some 200 octets each are 50 kB
+CONNECT_SECONDS = 10.0
+
+
+async def fetch(
+    address: str,
+    path: str,
+    *,
+    value: object = None,
+    is_write: bool = False,
+    port: int = 80,
+    local_address: str | None = None,
+    seconds: float = 65.0,
+) -> dict[str, Any]:
+    """GET `path`, or PUT {"value": value} to it, at a gateway's inner `address`.
+
+    Raises the failure that the gateway told, or UnavailableError.
+    """
+    body = json.dumps({"value": value}).encode() if is_write else b""
+    host = f"[{address}]" if ":" in address else address
+    head = (
+        f"{'PUT' if is_write else 'GET'} {path} HTTP/1.0\r\nHost: {host}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            status, answer = await _exchange(address, port, local_address, head.encode() + body)
+    except TimeoutError:
+        raise UnavailableError("the gateway does not answer") from None
+    except OSError as error:
+        reason = error.strerror or "no connection"
+        raise UnavailableError(f"the gateway's points cannot be reached: {reason}") from None
+    if status == 200:
+        return answer
+    raise failure_from_code(str(answer.get("code", "")), str(answer.get("error", "failed"))[:300])
+
+
+async def _exchange(
+    address: str, port: int, local_address: str | None, request: bytes
+) -> tuple[int, dict[str, Any]]:
+    local = (local_address, 0) if local_address else None
+    async with asyncio.timeout(CONNECT_SECONDS):
+        reader, writer = await asyncio.open_connection(address, port, local_addr=local)
+    try:
+        writer.write(request)
+        data = bytearray()
+        while len(data) < MAX_ANSWER and (piece := await reader.read(65536)):
+            data += piece
+    finally:
+        writer.transport.abort()
+    return _parse(bytes(data))
+
+
+def _parse(data: bytes) -> tuple[int, dict[str, Any]]:
+    head, _, body = data.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    try:
+        status = int(words[1][:3])
+        answer = json.loads(body)
+    except (IndexError, ValueError, RecursionError):
+        raise UnavailableError("the gateway's answer is not understood") from None
+    if not isinstance(answer, dict):
+        raise UnavailableError("the gateway's answer is not understood")
+    return status, answer
