@@ -237,10 +237,9 @@ class Lab:
         """End every process inside, remove the namespaces and the folder. Can be repeated."""
         if self.is_kept:
             return
+        # A child that has only just been started need not be in its namespace yet: by pid first.
+        _end([child for host in self.namespaces.values() for child in host.children])
         _remove([host.full for host in self.namespaces.values()])
-        for host in self.namespaces.values():
-            for child in host.children:
-                child.wait()
         self.namespaces.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -384,6 +383,20 @@ def _free_name(prefix: str, name: str) -> str:
         number += 1
         candidate = f"{prefix}{name}-{number}"
     return candidate
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End children of this process, all at once, and take their status."""
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + TERMINATE_SECONDS
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def _remove(names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the laboratory needs of the machine: Debian packages, and rights (root or user namespace)."""
+"""What the laboratory needs of the machine: Debian packages and rights."""
 
 # ruff: noqa: S603, S607
 # The arguments are this module's own; apt-get and unshare stand where the system has them.
