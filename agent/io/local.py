@@ -309,7 +309,9 @@ def _restrict(path: Path, group: str) -> None:
         import grp
 
         with contextlib.suppress(KeyError, OSError):
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+            number = grp.getgrnam(group).gr_gid
+            if os.stat(path).st_gid != number:  # the unit's Group= needs no right to change it
+                os.chown(path, -1, number)
             mode = 0o660
     os.chmod(path, mode)
 
