@@ -1,0 +1,75 @@
+"""Talking to the daemon for a command: progress to stderr, the result back, errors as ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.errors import HearthgateError
+from agent.layout import Layout
+
+Progress = Callable[[dict[str, Any]], None]
+
+STAGES = {
+    "waiting": "waiting for the mediation server",
+    "asking": "asking the mediation server",
+    "checking": "punching holes",
+    "connecting": "exchanging keys",
+    "up": "connected",
+}
+
+
+class DaemonError(HearthgateError):
+    """What the daemon said."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def ask(root: Path, request: dict[str, Any], progress: Progress | None = None) -> Any:  # noqa: ANN401
+    """Send one request; returns its result. Raises HearthgateError."""
+    from agent.io.local import ControlClient
+
+    for line in ControlClient(Layout(root).socket).request(request):
+        if not line.get("final"):
+            if progress is not None:
+                progress(line)
+            continue
+        if "error" in line:
+            raise DaemonError(str(line["error"]), int(line.get("exit_code", 70)))
+        return line.get("result")
+    return None
+
+
+def show_progress(line: dict[str, Any]) -> None:
+    """One line on stderr for each stage of a connection."""
+    stage = STAGES.get(str(line.get("state")), line.get("state"))
+    print(f"  {line.get('seconds', 0):6.3f} s  {stage}", file=sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """For scripts."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(rows: list[tuple[str, ...]], indent: str = "") -> str:
+    """Left-aligned columns."""
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        indent + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """For people: 41 s, 5 min, 3 h, 12 d."""
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

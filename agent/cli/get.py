@@ -1,0 +1,43 @@
+"""Read the points of a device: `get cabin boiler`, `get cabin boiler.setpoint`; here: `get boiler`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from agent.cli.ask import ask, print_json, show_progress, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What."""
+    parser.add_argument("peer", nargs="?", default="", help="the gateway; none: this machine")
+    parser.add_argument("what", help="DEVICE or DEVICE.POINT")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the daemon, which asks the gateway."""
+    device, _, point = args.what.partition(".")
+    request: dict[str, Any] = {"command": "get", "peer": args.peer, "device": device}
+    if point:
+        request["point"] = point
+    result = ask(args.root, request, None if args.json else show_progress)
+    if args.json:
+        print_json(result)
+        return 0
+    points = result.get("points", [result]) if isinstance(result, dict) else result
+    print(table([row(p) for p in points]))
+    failed = [p for p in points if p.get("error")]
+    return 75 if failed and len(failed) == len(points) else 0
+
+
+def row(point: dict[str, Any]) -> tuple[str, ...]:
+    """Name, value with unit, limits or trouble."""
+    if point.get("error"):
+        return (str(point["name"]), "–", str(point["error"]))
+    value = point.get("value")
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    limits = ""
+    if point.get("writable") and point.get("min") is not None:
+        limits = f"{point['min']:g} to {point['max']:g}"
+    return (str(point["name"]), f"{shown} {point.get('unit', '')}".strip(), limits)

@@ -1,0 +1,20 @@
+"""Run a mediation server: others register here and find each other. Prints what they need."""
+
+from __future__ import annotations
+
+import argparse
+
+from agent.cli import run as run_command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The address to print, for a server whose own name is not the public one."""
+    parser.add_argument(
+        "--address", default="", help="host or host:port by which others reach this server"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every detail")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Until SIGTERM."""
+    return run_command.start(args, args.address)

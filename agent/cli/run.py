@@ -1,0 +1,33 @@
+"""Run the daemon in the foreground, as the service does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from agent.layout import Layout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing but how much is logged."""
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every detail")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Until SIGTERM."""
+    return start(args, mediate=None)
+
+
+def start(args: argparse.Namespace, mediate: str | None) -> int:
+    """Run; with `mediate` not None as a mediation server that others reach under that address."""
+    if "asyncio" not in sys.modules and "ssl" not in sys.modules:
+        # asyncio imports ssl if it is there, which costs 4 MB that nothing here needs.
+        sys.modules["ssl"] = None  # type: ignore[assignment]
+        import asyncio
+
+        del sys.modules["ssl"]
+    else:
+        import asyncio
+    from agent.serve import serve
+
+    return asyncio.run(serve(Layout(args.root), mediate, verbose=args.verbose))

@@ -1,0 +1,413 @@
+"""The composition root and the only driver: sockets, TUN, one timer, outputs → I/O.
+
+Nothing is decided here that another room can decide; commands are in `agent.commands`, what is kept
+on disk in `agent.house`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agent import profiles
+from agent.bridge.grants import Peer as BridgePeer
+from agent.config import IKE_PORT
+from agent.datagram import Address, Path, Transmit
+from agent.engine import Engine
+from agent.engine.events import (
+    Enrolled,
+    Event,
+    MediatorChanged,
+    Notice,
+    Packets,
+    PeerChanged,
+    ResolveWanted,
+    TunnelDown,
+    TunnelUp,
+)
+from agent.errors import HearthgateError, PlatformError
+from agent.io.clock import monotonic
+from agent.io.netlink import Netlink, NetlinkWatch
+from agent.io.resolve import resolve
+from agent.io.tun import Tun
+from agent.io.udp import UdpSocket
+from agent.ipsec import Offload
+
+if TYPE_CHECKING:
+    from agent.house import House
+    from agent.services import Services
+    from agent.wire.selectors import TrafficSelector
+
+log = logging.getLogger("agent.daemon")
+
+TUN_BUDGET = 64  # packets read in one go: about one full GSO send
+TUN_ROUNDS = 4  # batches of them before the sockets get their turn
+EXPIRY_SECONDS = 60.0  # how often invitations are looked at
+Listener = Callable[[Event], None]
+
+
+class Daemon:
+    """One running hearthgate. `house` has what it knows; `engine` does the work."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.started = monotonic()
+        self.counters: Counter[str] = Counter()
+        self.listeners: set[Listener] = set()
+        self.extra_mediators: list[profiles.MediatorEntry] = []
+        self.extra_peers: list[profiles.PeerEntry] = []
+        self.services: Services | None = None
+        self.stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed: float | None = None
+        self._sockets: dict[tuple[int, int], UdpSocket] = {}
+        self._waiting: set[UdpSocket] = set()
+        self._tunnels: dict[str, TunnelUp] = {}
+        self._netlink = Netlink()
+        self._watch = NetlinkWatch()
+        self.tun: Tun | None = None
+        self.port = 0
+        self._open()
+        self.engine = Engine(
+            random=os.urandom,
+            proposals=profiles.OUR_IKE,
+            enrol=self._enrol,
+            offload=Offload(vnet=self.tun.vnet, udp=self.tun.udp_segmentation)
+            if self.tun
+            else None,
+            mtu=house.config.mtu,
+        )
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Everything that runs without waiting: engine, sockets, timer."""
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets.values():
+            loop.add_reader(sock.fileno(), self._on_udp, sock)
+        loop.add_reader(self._watch.fileno(), self._on_netlink)
+        if self.tun is not None:
+            loop.add_reader(self.tun.fileno(), self._on_tun)
+        entry = profiles.server(self.house.config, self.house.keys)
+        if entry is not None:
+            self.engine.serve(entry)
+        self._tell_addresses()
+        self.refresh()
+        self.spawn(self._expire_invitations())
+
+    async def start_services(self) -> None:
+        """The listeners for the devices, on the inner address."""
+        if self.house.config.devices and self.tun is not None:
+            from agent.services import Services
+
+            self.services = Services(
+                self.house.config.devices,
+                str_address(self.house.keys.address),
+                self.tun.name,
+                self.peer_at,
+                self.house.audit,
+            )
+            await self.services.start()
+
+    async def stop(self) -> None:
+        """Say goodbye to everybody and give everything back."""
+        if self.services is not None:
+            await self.services.stop()
+        now = monotonic()
+        self.engine.close(now)
+        self._drain()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        for name in tuple(self._tunnels):
+            self._route(TunnelDown(name=name))
+        for closing in (*self._sockets.values(), self._watch, self.tun):
+            if closing is not None:
+                loop.remove_reader(closing.fileno())
+                closing.close()
+        self._netlink.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def spawn(self, work: object) -> None:
+        """Run a coroutine beside the loop; its failure is logged, never lost."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task failed: %s: %s", type(error).__name__, error)
+
+    def refresh(self) -> None:
+        """Peers, invitations or mediators changed: tell the engine all of them."""
+        now = monotonic()
+        house = self.house
+        self.engine.set_peers(
+            profiles.peers(house.config, house.keys, house.peers) + self.extra_peers, now
+        )
+        self.engine.set_mediators(
+            profiles.mediators(house.config, house.keys, house.peers) + self.extra_mediators, now
+        )
+        self._drain()
+
+    def drive(self, verb: Callable[[float], None]) -> None:
+        """Call a verb of the engine with the time, and carry out what it led to."""
+        verb(monotonic())
+        self._drain()
+
+    def peer_at(self, address: str) -> BridgePeer | None:
+        """Who is behind an inner address, as the SPD let it in."""
+        packed = Address.parse(address, 0).ip
+        for name, tunnel in self._tunnels.items():
+            if any(ts.start <= packed <= ts.end for ts in tunnel.remote_ts):
+                return self.house.bridge_peer(name)
+        return None
+
+    def inner_address(self, name: str) -> str | None:
+        """Where the services of a connected peer are."""
+        tunnel = self._tunnels.get(name)
+        return str_address(tunnel.remote_ts[0].start) if tunnel else None
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        config = self.house.config
+        self._open_sockets(config.port, with_ike_port=config.mediate is not None or config.direct)
+        if config.needs_tun:
+            self.tun = Tun(config.tun, config.mtu)
+            self._netlink.add_address(self.tun.name, self.house.keys.address, 128)
+            for text in config.addresses:
+                host, _, length = text.partition("/")
+                ip = Address.parse(host, 0).ip
+                self._netlink.add_address(self.tun.name, ip, int(length or len(ip) * 8))
+
+    def _open_sockets(self, port: int, *, with_ike_port: bool) -> None:
+        natt = UdpSocket(port)
+        self.port = natt.port
+        self._sockets[(self.port, 4)] = natt
+        ports = [self.port]
+        if with_ike_port:
+            try:
+                self._sockets[(IKE_PORT, 4)] = UdpSocket(IKE_PORT)
+                ports.append(IKE_PORT)
+            except PlatformError as error:
+                log.warning("%s; peers that begin on port 500 cannot reach us", error)
+        for each in ports:
+            try:
+                self._sockets[(each, 16)] = UdpSocket(each, socket.AF_INET6)
+            except PlatformError as error:
+                log.info("no IPv6: %s", error)
+                break
+
+    # --- what arrives -------------------------------------------------------------------------
+
+    def _on_udp(self, sock: UdpSocket) -> None:
+        batch = sock.receive()
+        if batch:
+            self.engine.receive_datagrams(batch, monotonic())
+            self._drain()
+
+    def _on_tun(self) -> None:
+        tun = self.tun
+        assert tun is not None
+        for _ in range(TUN_ROUNDS):
+            packets = tun.receive(TUN_BUDGET)
+            if packets:
+                self.engine.receive_packets(packets, monotonic())
+                self._drain()
+            if len(packets) < TUN_BUDGET:
+                break
+
+    def _on_timer(self) -> None:
+        self._armed = None
+        self.engine.handle_timer(monotonic())
+        self._drain()
+
+    def _on_netlink(self) -> None:
+        if self._watch.drain():
+            self._tell_addresses()
+            self._drain()
+
+    def _tell_addresses(self) -> None:
+        own = self.tun.name if self.tun else ""
+        addresses = [
+            Address(a.ip, self.port) for a in self._netlink.addresses() if usable(a.ip, a.name, own)
+        ]
+        self.engine.set_local_addresses(addresses, monotonic())
+
+    # --- what goes out ------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Carry out all outputs of the engine, then arm the one timer."""
+        engine = self.engine
+        batches: dict[UdpSocket, list[Transmit]] = {}
+        while (output := engine.poll_output()) is not None:
+            if isinstance(output, Transmit):
+                local = output.path.local
+                sock = self._sockets.get((local.port, len(output.path.remote.ip)))
+                if sock is None:
+                    self.counters["no_socket"] += 1
+                elif (batch := batches.get(sock)) is not None:
+                    batch.append(output)
+                else:
+                    batches[sock] = [output]
+            elif isinstance(output, Packets):
+                if self.tun is not None:
+                    self.tun.write(output.writes)
+            else:
+                self._on_event(output)
+        for sock, transmits in batches.items():
+            sock.send(transmits)
+            if sock.wants_write:
+                self._wait_writable(sock)
+        self._arm()
+
+    def _wait_writable(self, sock: UdpSocket) -> None:
+        if sock not in self._waiting:
+            self._waiting.add(sock)
+            asyncio.get_running_loop().add_writer(sock.fileno(), self._on_writable, sock)
+
+    def _on_writable(self, sock: UdpSocket) -> None:
+        sock.flush()
+        if not sock.wants_write:
+            self._waiting.discard(sock)
+            asyncio.get_running_loop().remove_writer(sock.fileno())
+
+    def _arm(self) -> None:
+        deadline = self.engine.next_timeout()
+        if deadline == self._armed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed, self._timer = deadline, None
+        if deadline is not None:
+            delay = max(0.0, deadline - monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case ResolveWanted():
+                self.spawn(self._resolve(event))
+            case TunnelUp() | TunnelDown():
+                self._route(event)
+            case MediatorChanged():
+                log.info("mediator %s: %s%s", event.name, event.state, _because(event.error))
+            case PeerChanged():
+                log.info("peer %s: %s%s", event.name, event.state, _because(event.error))
+            case Notice(text):
+                log.warning("%s", text)
+            case Enrolled() | Packets():
+                pass
+        for listener in tuple(self.listeners):
+            listener(event)
+
+    async def _resolve(self, wanted: ResolveWanted) -> None:
+        try:
+            found = await resolve(wanted.host, wanted.port)
+        except HearthgateError as error:
+            sentence = error.sentence
+            self.drive(lambda now: self.engine.not_resolved(wanted.key, sentence, now))
+            return
+        paths = []
+        for remote in found:
+            source = self._netlink.source_towards(remote.ip)
+            if source is not None:
+                paths.append(Path(Address(source, self.port), remote))
+        self.drive(lambda now: self.engine.resolved(wanted.key, paths, now))
+
+    def _route(self, event: TunnelUp | TunnelDown) -> None:
+        before = self._tunnels.pop(event.name, None)
+        if isinstance(event, TunnelUp):
+            self._tunnels[event.name] = event
+        if self.tun is None:
+            return
+        after = self._tunnels.get(event.name)
+        old, new = _prefixes(before), _prefixes(after)
+        for prefix in new:
+            if prefix not in old:
+                self._netlink_try(self._netlink.add_route, *prefix)
+        for prefix in old:
+            if prefix not in new:
+                self._netlink_try(self._netlink.del_route, *prefix)
+        mine, assigned = set(before.addresses if before else ()), set(
+            after.addresses if after and after.are_ours else ()
+        )
+        for ip in assigned - mine:
+            self._netlink_try(self._netlink.add_address, ip, len(ip) * 8)
+        if before is not None and before.are_ours:
+            for ip in mine - assigned:
+                self._netlink_try(self._netlink.del_address, ip, len(ip) * 8)
+
+    def _netlink_try(self, verb: Callable[..., object], ip: bytes, length: int) -> None:
+        assert self.tun is not None
+        try:
+            if verb.__name__.endswith("route"):
+                verb(ip, length, self.tun.name)
+            else:
+                verb(self.tun.name, ip, length)
+        except OSError as error:
+            log.warning("%s %s/%d: %s", verb.__name__, str_address(ip), length, error)
+
+    # --- what the engine asks -----------------------------------------------------------------
+
+    def _enrol(self, one_time: bytes, data: bytes) -> bytes:
+        answer, changed = self.house.enrol(one_time, data)
+        if changed:
+            asyncio.get_running_loop().call_soon(self.refresh)
+        return answer
+
+    async def _expire_invitations(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            if self.house.expire_invitations(EXPIRY_SECONDS):
+                self.refresh()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end it in good order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+
+
+def str_address(ip: bytes) -> str:
+    """As people write it."""
+    return Address(ip, 0).host
+
+
+def usable(ip: bytes, interface: str, own: str) -> bool:
+    """Whether a local address can be an endpoint: no loopback, link-local or tunnel address."""
+    if interface in ("lo", own):
+        return False
+    if len(ip) == 4:
+        return ip[0] != 127 and ip[:2] != b"\xa9\xfe"
+    return ip[0] != 0xFF and not (ip[0] == 0xFE and ip[1] & 0xC0 == 0x80) and ip != bytes(15) + b"\1"
+
+
+def _because(error: str) -> str:
+    return f" ({error})" if error else ""
+
+
+def _prefixes(tunnel: TunnelUp | None) -> list[tuple[bytes, int]]:
+    found: list[tuple[bytes, int]] = []
+    for selector in tunnel.remote_ts if tunnel else ():
+        found += _selector_prefixes(selector)
+    return list(dict.fromkeys(found))
+
+
+def _selector_prefixes(selector: TrafficSelector) -> list[tuple[bytes, int]]:
+    """A range of addresses as prefixes, largest first."""
+    import ipaddress
+
+    first, last = ipaddress.ip_address(selector.start), ipaddress.ip_address(selector.end)
+    networks = ipaddress.summarize_address_range(first, last)  # type: ignore[type-var]
+    return [(n.network_address.packed, n.prefixlen) for n in networks]

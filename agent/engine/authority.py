@@ -1,0 +1,101 @@
+"""The engine's peer authorization database (RFC 4301 §4.4.3): whom this machine lets in, and as what.
+
+Three kinds come: peers of the mediation server (their pseudonym is their key), known peers (pinned
+identity), and invited ones (pinned one-time identity, childless, may only enrol).
+"""
+
+from __future__ import annotations
+
+from agent.datagram import Path
+from agent.engine.entries import MediatedPeer, PeerEntry, ServerEntry
+from agent.ike.extension import Extension
+from agent.ike.pad import KeyAuth, Peer
+from agent.mediation.connect_id import ConnectIdExtension
+from agent.mediation.server import ServerExtension
+from agent.wire.codes import IdType
+from agent.wire.payloads import Identification
+from agent.wire.proposals import Proposal
+
+KEY_LENGTH = 32
+MEDIATED = "mediated"  # the name of every peer of the server: it keeps none
+
+
+class Authority:
+    """Implements `agent.ike.pad.Pad` over the entries that the engine keeps."""
+
+    def __init__(self, proposals: tuple[Proposal, ...]) -> None:
+        self.server: ServerEntry | None = None
+        self._default = proposals
+        self._proposals = proposals
+        self._by_id: dict[tuple[int, bytes], PeerEntry] = {}
+
+    def set_peers(self, entries: list[PeerEntry]) -> None:
+        """All that may come, one entry per remote identity."""
+        self._by_id = {
+            entry.peer.remote_id.key: entry for entry in entries if entry.peer.remote_id is not None
+        }
+        wanted = [p for entry in entries for p in entry.peer.proposals]
+        if self.server is not None:
+            wanted = [*self.server.proposals, *wanted]
+        # Ours in the order of preference, then what single peers need besides.
+        self._proposals = tuple(dict.fromkeys([*self._default, *wanted]))
+
+    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+        """What is acceptable before anybody has said who it is."""
+        return self._proposals
+
+    def find_peer(
+        self,
+        remote_id: Identification,
+        local_id: Identification | None,
+        context: tuple[Extension, ...],
+    ) -> Peer | None:
+        """Who claims `remote_id`, by what the IKE_SA_INIT asked for."""
+        if any(isinstance(extension, ServerExtension) for extension in context):
+            return self._mediated(remote_id)
+        entry = self._by_id.get(remote_id.key)
+        if entry is None:
+            return None
+        for extension in context:
+            if isinstance(extension, ConnectIdExtension):
+                expected = extension.expected
+                # A mediator that swaps connect requests must not pair a path with another peer.
+                if (
+                    expected is not None
+                    and entry.pseudonym is not None
+                    and not expected.matches(entry.pseudonym)
+                ):
+                    return None
+        return entry.peer
+
+    def _mediated(self, remote_id: Identification) -> Peer | None:
+        server = self.server
+        if server is None:
+            return None
+        known = server.peers.get(remote_id.key)
+        if known is not None:
+            return self._mediated_peer(server, remote_id, known)
+        if remote_id.id_type != IdType.ID_KEY_ID or len(remote_id.data) != KEY_LENGTH:
+            return None
+        return Peer(
+            name=MEDIATED,
+            local_id=server.local_id,
+            remote_id=remote_id,
+            local_auth=server.key,
+            remote_auth=KeyAuth(public=remote_id.data),
+            proposals=server.proposals,
+        )
+
+    @staticmethod
+    def _mediated_peer(
+        server: ServerEntry, remote_id: Identification, known: MediatedPeer
+    ) -> Peer:
+        auth = known.auth
+        return Peer(
+            name=MEDIATED,
+            local_id=server.local_id,
+            remote_id=remote_id,
+            local_auth=server.key,
+            remote_auth=KeyAuth(public=auth) if isinstance(auth, bytes) else auth,
+            proposals=server.proposals,
+        )

@@ -1,0 +1,281 @@
+"""One peer: the way from "wanted" to a tunnel, and back to it after whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from agent.datagram import Path
+from agent.engine.backoff import Backoff, Random
+from agent.engine.entries import PeerEntry
+from agent.engine.events import Event, PeerChanged, ResolveWanted, TunnelDown, TunnelUp
+from agent.engine.registration import Registration
+from agent.engine.registration import State as RegistrationState
+from agent.engine.sentences import connect_failed, peer_closed
+from agent.ike.events import ChildSaEstablished, IkeSaClosed, IkeSaEstablished
+from agent.ike.extension import Extension
+from agent.ike.table import Ike
+from agent.mediation.events import ConnectFailed, ConnectStage
+from agent.status import PeerStatus
+from agent.wire.payloads import Identification
+
+RETRY_FIRST = 5.0  # seconds; a person may be waiting
+RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway
+FLAP_SECONDS = 120.0  # two boards with one image chase each other off within seconds
+FLAP_COUNT = 4
+ATTEMPT_SECONDS = 45.0  # the whole of one attempt, longer than each of its parts
+
+
+class State(StrEnum):
+    """Where the connection stands."""
+
+    IDLE = "idle"
+    WAITING = "waiting"  # for the registration, or to try again
+    ASKING = "asking"  # the mediator, or the resolver
+    CHECKING = "checking"  # which path is open
+    CONNECTING = "connecting"  # IKE
+    UP = "up"
+
+
+class Connection:
+    """Drives one peer. `deadline` is polled by the engine."""
+
+    def __init__(
+        self,
+        entry: PeerEntry,
+        registration: Callable[[], Registration | None],
+        ike: Ike,
+        random: Random,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.entry = entry
+        self.state = State.IDLE
+        self.wanted = entry.wanted
+        self.ike_id: int | None = None
+        self.connect_id: bytes | None = None
+        self.deadline: float | None = None
+        self.children: set[bytes] = set()
+        self._registration = registration
+        self._ike = ike
+        self._emit = emit
+        self._backoff = Backoff(random, RETRY_FIRST, RETRY_LIMIT)
+        self._path: Path | None = None
+        self._suite = ""
+        self._since = 0.0
+        self._error = ""
+        self._attempt_error = ""
+        self._replaced: list[float] = []
+
+    def is_called(self, pseudonym: Identification) -> bool:
+        """Whether this is the peer behind `pseudonym`."""
+        return self.entry.pseudonym is not None and self.entry.pseudonym.matches(pseudonym)
+
+    def was_replaced(self, now: float) -> bool:
+        """Note that a newer SA took the place of ours; True if that happens all the time."""
+        self._replaced = [at for at in self._replaced if now - at < FLAP_SECONDS] + [now]
+        return len(self._replaced) == FLAP_COUNT
+
+    def want(self, now: float) -> None:
+        """Somebody asked for it; it stays asked for."""
+        self.wanted = True
+        if self.state in (State.IDLE, State.WAITING):
+            self._backoff.reset()
+            self.begin(now)
+
+    def unwant(self, now: float) -> None:
+        """Nobody wants it any more."""
+        self.wanted = False
+        self._abandon(now)
+        self._error = ""
+        self._to(State.IDLE, now, None)
+
+    def begin(self, now: float) -> None:
+        """Start an attempt, or wait for the registration that it needs."""
+        self._attempt_error = ""
+        if self.entry.host:
+            self._to(State.ASKING, now, now + ATTEMPT_SECONDS)
+            self._emit(
+                ResolveWanted(
+                    key=("peer", self.entry.name), host=self.entry.host, port=self.entry.port
+                )
+            )
+            return
+        registration = self._registration()
+        if registration is None or self.entry.pseudonym is None:
+            self._fail("there is no way to call it: it has neither address nor mediator.", now)
+        elif registration.state is not RegistrationState.REGISTERED:
+            self._to(State.WAITING, now, None)  # goes on in on_registered
+        else:
+            self.connect_id = registration.client.connect(self.entry.pseudonym, now)
+            self._to(State.ASKING, now, now + ATTEMPT_SECONDS)
+
+    def on_registered(self, now: float) -> None:
+        """The registration it needs is up."""
+        if self.wanted and self.state is State.WAITING:
+            self.begin(now)
+
+    def on_resolved(self, paths: Sequence[Path], now: float) -> None:
+        """Addresses of a peer that is called directly."""
+        if self.state is State.ASKING and self.connect_id is None:
+            if paths:
+                self._connect(paths[0], (), now)
+            else:
+                self._fail(f"{self.entry.host} cannot be reached from here.", now)
+
+    def on_not_resolved(self, sentence: str, now: float) -> None:
+        """Its name is not known now."""
+        if self.state is State.ASKING and self.connect_id is None:
+            self._fail(sentence, now)
+
+    def on_progress(self, connect_id: bytes, stage: ConnectStage, now: float) -> None:
+        """The mediated way came a stage further."""
+        if connect_id == self.connect_id and stage is ConnectStage.CHECKING:
+            self._to(State.CHECKING, now, self.deadline)
+
+    def on_path_found(self, connect_id: bytes, path: Path, now: float) -> None:
+        """The checks found a path on which we are the initiator (again, if the last one failed)."""
+        registration = self._registration()
+        if connect_id == self.connect_id and registration is not None and self.ike_id is None:
+            self._connect(path, (registration.client.connect_extension(connect_id),), now)
+
+    def on_connect_failed(self, event: ConnectFailed, now: float) -> None:
+        """The mediated way failed, or the other side's attempt of the same moment goes on instead."""
+        if event.connect_id != self.connect_id:
+            return
+        self.connect_id = event.replaced_by
+        if self.connect_id is None and self.state is not State.UP:
+            self._fail(self._attempt_error or connect_failed(event.reason), now)
+
+    def on_established(self, event: IkeSaEstablished, now: float) -> None:
+        """An IKE SA with this peer is up, whoever began."""
+        if self.ike_id is not None and self.ike_id != event.ike_id and self.state is not State.UP:
+            self._ike.close(self.ike_id, now, silent=True)
+        registration = self._registration()
+        if self.connect_id is not None and registration is not None and not event.is_initiator:
+            registration.client.abandon(self.connect_id)
+        self.connect_id = None
+        self.ike_id = event.ike_id
+        self._path, self._suite, self._error = event.path, event.suite, ""
+        self._backoff.reset()
+        if self.entry.peer.child is None:
+            self._to(State.UP, now, None)
+
+    def on_child(self, event: ChildSaEstablished, now: float) -> None:
+        """Packets can flow."""
+        self.children.add(event.spi_in)
+        self._emit(
+            TunnelUp(name=self.entry.name, remote_ts=event.remote_ts, addresses=event.addresses)
+        )
+        self._to(State.UP, now, None)
+
+    def on_child_replaced(self, old: bytes, new: bytes) -> None:
+        """A rekeying exchanged one Child SA for another."""
+        self.children.discard(old)
+        self.children.add(new)
+
+    def on_child_closed(self, spi_in: bytes, now: float) -> None:
+        """One Child SA is gone; without any the IKE SA is of no use."""
+        self.children.discard(spi_in)
+        if not self.children and self.state is State.UP:
+            self._emit(TunnelDown(name=self.entry.name))
+            if self.ike_id is not None and self.entry.peer.child is not None:
+                self._ike.close(self.ike_id, now)
+
+    def on_path_changed(self, path: Path) -> None:
+        """The other side moved, or its NAT did."""
+        self._path = path
+
+    def on_closed(self, event: IkeSaClosed, now: float) -> None:
+        """The IKE SA ended."""
+        if event.ike_id != self.ike_id:
+            return
+        if self.children:
+            self.children.clear()
+            self._emit(TunnelDown(name=self.entry.name))
+        self.ike_id = None
+        sentence = peer_closed(event.reason, event.detail)
+        if not event.established and self.connect_id is not None:
+            # The mediation client tries its next path, or says that there is none.
+            self._attempt_error = sentence
+            self._to(State.CHECKING, now, self.deadline)
+        elif self.wanted:
+            if event.established:
+                self._backoff.reset()
+            self._fail(sentence, now)
+        else:
+            self._path = None
+            self._error = "" if event.established else sentence
+            self._to(State.IDLE, now, None)
+
+    def on_timer(self, now: float) -> None:
+        """`deadline` has come."""
+        if self.state is State.WAITING:
+            self.begin(now)
+        elif self.state in (State.ASKING, State.CHECKING, State.CONNECTING):
+            self._abandon(now)
+            self._fail("the attempt took too long.", now)
+        else:
+            self.deadline = None
+
+    def status(self, now: float, sent: int, received: int, rtt: float | None) -> PeerStatus:
+        """For people; octets are those inside the tunnel."""
+        return PeerStatus(
+            name=self.entry.name,
+            state=self.state.value,
+            wanted=self.wanted,
+            role=self.entry.role,
+            inner=tuple(
+                str(ts) for ts in (self.entry.peer.child.remote_ts if self.entry.peer.child else ())
+            ),
+            path=str(self._path.remote) if self._path else "",
+            direct=self.state is State.UP,
+            round_trip_ms=round(rtt * 1000, 1) if rtt else None,
+            since=now - self._since,
+            suite=self._suite if self.state is State.UP else "",
+            sent=sent,
+            received=received,
+            retry_in=max(0.0, self.deadline - now)
+            if self.state is State.WAITING and self.deadline
+            else 0.0,
+            error=self._error,
+        )
+
+    def _connect(self, path: Path, extensions: tuple[Extension, ...], now: float) -> None:
+        self._path = path
+        self.ike_id = self._ike.connect(self.entry.peer, path, now, extensions=extensions)
+        self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)
+
+    def _abandon(self, now: float) -> None:
+        registration = self._registration()
+        if self.connect_id is not None and registration is not None:
+            registration.client.abandon(self.connect_id)
+        self.connect_id = None
+        if self.children:
+            self.children.clear()
+            self._emit(TunnelDown(name=self.entry.name))
+        if self.ike_id is not None:
+            ike_id, self.ike_id = self.ike_id, None
+            self._ike.close(ike_id, now)
+
+    def _fail(self, sentence: str, now: float) -> None:
+        self._error = sentence
+        self._path = None
+        if self.wanted:
+            self._to(State.WAITING, now, now + self._backoff.next_delay())
+        else:
+            self._to(State.IDLE, now, None)
+
+    def _to(self, state: State, now: float, deadline: float | None) -> None:
+        if state is not self.state:
+            self._since = now
+        self.state = state
+        self.deadline = deadline
+        failed = state in (State.WAITING, State.IDLE)
+        self._emit(
+            PeerChanged(
+                name=self.entry.name,
+                state=state.value,
+                path=self._path,
+                error=self._error if failed else "",
+            )
+        )

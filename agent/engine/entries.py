@@ -1,0 +1,68 @@
+"""What the engine is told: whom to register with, whom to know, what to serve. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agent.crypto.auth import SigningKey
+from agent.ike.pad import Peer, PskAuth
+from agent.ipsec.spd import Grants
+from agent.wire.payloads import Identification
+from agent.wire.proposals import Proposal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediatorEntry:
+    """A mediation server to register with as `peer.local_id`, for as long as the entry stands."""
+
+    name: str
+    host: str
+    port: int
+    peer: Peer
+    announces: bool = True  # whether our list of accepted pseudonyms is told (our own mediators)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerEntry:
+    """A peer: how it proves itself (`peer`), where it is found, what it may reach here.
+
+    With `mediator` and `pseudonym` it is called through that registration, else at `host`.
+    `one_time` marks the identity of an invitation: it gets no Child SA and may only enrol.
+    """
+
+    name: str
+    peer: Peer
+    grants: Grants
+    mediator: str = ""
+    pseudonym: Identification | None = None
+    host: str = ""
+    port: int = 4500
+    role: str = ""
+    one_time: bool = False
+    wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediatedPeer:
+    """A peer that our mediation server knows by configuration (strongSwan)."""
+
+    remote_id: Identification
+    auth: PskAuth | bytes = field(repr=False)  # a pre-shared key, or a pinned public key
+    may_call: frozenset[tuple[int, bytes]] = frozenset()  # by Identification.key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEntry:
+    """This engine is a mediation server."""
+
+    key: SigningKey
+    local_id: Identification
+    proposals: tuple[Proposal, ...]
+    # By Identification.key.
+    peers: Mapping[tuple[int, bytes], MediatedPeer] = field(default_factory=dict)
+
+
+# Called with the one-time public key and the data of N(HG_ENROLL); answers the data of N(HG_ENROLLED)
+# after whatever it stored is on disk.
+Enrol = Callable[[bytes, bytes], bytes]

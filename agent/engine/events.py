@@ -1,0 +1,88 @@
+"""What the engine tells its driver, besides what it hands out to be sent. Events say what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.datagram import Path, Transmit
+from agent.wire.selectors import TrafficSelector
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """For the TUN device, in order: each element is the list of buffers of one write."""
+
+    writes: list[list[bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveWanted:
+    """`host` is to be looked up; answer with `Engine.resolved` or `Engine.not_resolved`."""
+
+    key: tuple[str, str]
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediatorChanged:
+    """A registration went to `state`; `error` is a sentence if it was lost or failed."""
+
+    name: str
+    state: str
+    reflexive: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerChanged:
+    """A connection went to `state`; `error` is a sentence if it failed or was lost."""
+
+    name: str
+    state: str
+    path: Path | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelUp:
+    """Packets for `remote_ts` may be routed to the TUN device; `addresses` were assigned to us."""
+
+    name: str
+    remote_ts: tuple[TrafficSelector, ...]
+    addresses: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelDown:
+    """No Child SA with this peer is left."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """The gateway's answer to our enrolment: data of N(HG_ENROLLED), None if there was none."""
+
+    name: str
+    answer: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a person should read once in the log, already safe to print."""
+
+    text: str
+
+
+Event = (
+    Packets
+    | ResolveWanted
+    | MediatorChanged
+    | PeerChanged
+    | TunnelUp
+    | TunnelDown
+    | Enrolled
+    | Notice
+)
+Output = Transmit | Event

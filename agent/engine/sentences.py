@@ -1,0 +1,61 @@
+"""Why something failed, as one sentence that says what happened and what to do."""
+
+from __future__ import annotations
+
+from agent.ike.events import CloseReason
+from agent.mediation.events import ConnectFailure
+
+_MEDIATOR: dict[CloseReason, str] = {
+    CloseReason.TIMEOUT: "the mediation server does not answer; is it running, and does the "
+    "network let UDP port 4500 out?",
+    CloseReason.AUTHENTICATION_FAILED: "the mediation server did not accept us, or did not prove "
+    "the key that is pinned for it; compare the key with what `hearthgate mediate` prints there.",
+    CloseReason.NO_PROPOSAL_CHOSEN: "the mediation server accepts none of our cryptographic "
+    "proposals; compare `proposals` on both sides.",
+    CloseReason.BY_PEER: "the mediation server closed the registration.",
+    CloseReason.REPLACED: "another machine registered with the same key; was this board's image "
+    "copied? Each machine needs keys of its own.",
+}
+_PEER: dict[CloseReason, str] = {
+    CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
+    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key that is pinned for it, or does "
+    "not know ours (any more); if it was reinstalled, pair again with a new invitation.",
+    CloseReason.NO_PROPOSAL_CHOSEN: "both sides have no cryptographic proposal in common; compare "
+    "`proposals` and `esp_proposals`.",
+    CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
+    "`local_ts` and `remote_ts`.",
+    CloseReason.BY_PEER: "the other side closed the connection.",
+    CloseReason.REPLACED: "a newer connection took its place.",
+}
+_CONNECT: dict[ConnectFailure, str] = {
+    ConnectFailure.NOT_REACHABLE: "it is not reachable at the mediation server: it is offline, or "
+    "unknown there, or does not let us call it.",
+    ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out.",
+    ConnectFailure.TIMEOUT: "it did not answer the call in time; try again, and see whether it is "
+    "registered (`hearthgate status` there).",
+    ConnectFailure.REFUSED: "it refused the call.",
+    ConnectFailure.NOT_REGISTERED: "the mediation server is not connected at the moment.",
+}
+
+
+def mediator_closed(reason: CloseReason, detail: str) -> str:
+    """Why a registration ended."""
+    return _sentence(_MEDIATOR, reason, detail)
+
+
+def peer_closed(reason: CloseReason, detail: str) -> str:
+    """Why a connection ended."""
+    return _sentence(_PEER, reason, detail)
+
+
+def connect_failed(reason: ConnectFailure) -> str:
+    """Why the mediated way to a peer failed."""
+    return _CONNECT.get(reason, str(reason.value).replace("_", " "))
+
+
+def _sentence(table: dict[CloseReason, str], reason: CloseReason, detail: str) -> str:
+    known = table.get(reason)
+    if known is not None:
+        return known
+    words = str(reason.value).replace("_", " ")
+    return f"{words} ({detail})." if detail else f"{words}."

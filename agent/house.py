@@ -1,0 +1,252 @@
+"""What a machine keeps: configuration, keys, peers, audit log. Files are written by `board.storage`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent import profiles
+from agent.bridge.grants import Peer as BridgePeer
+from agent.config import NATT_PORT, Config, MediateConfig, load_config
+from agent.crypto.auth import SigningKey, key_text, load_private_key
+from agent.errors import ConfigError, InputError
+from agent.invitation import EnrolResult, Invitation, decode_enrolment
+from agent.layout import Layout
+from agent.peers import MAX_INVITATIONS, OpenInvitation, Peers
+from board import storage
+from board.append_log import AppendLog
+from board.clock import is_plausible
+from board.errors import DamagedFileError, StorageError
+
+log = logging.getLogger("agent.house")
+
+AUDIT_OCTETS = 256 * 1024  # of one audit file; two are kept, some 2,000 writes
+PEERS_VERSION = 1
+
+
+class House:
+    """Everything of one machine that outlives a run."""
+
+    def __init__(self, layout: Layout, config: Config, keys: profiles.Keys, peers: Peers) -> None:
+        self.layout = layout
+        self.config = config
+        self.keys = keys
+        self.peers = peers
+        self._file = storage.JsonState(layout.peers, version=PEERS_VERSION)
+        self._audit = AppendLog(layout.audit, max_octets=AUDIT_OCTETS)
+
+    @classmethod
+    def open(cls, layout: Layout, mediate: str | None = None) -> House:
+        """Read what there is and make what is missing (keys, folders). Raises HearthgateError.
+
+        `mediate` not None: be a mediation server, with or without a configuration; the text is
+        the address that others are told, empty for this machine's name.
+        """
+        config = read_config(layout)
+        if mediate is not None or config.mediate is not None:
+            config = _mediating(config, mediate or "")
+        keys = profiles.Keys(
+            identity=_key(layout.identity_key), mediation=_key(layout.mediation_key)
+        )
+        storage.make_folder(layout.state)
+        storage.sweep(layout.state)
+        try:
+            content = storage.JsonState(layout.peers, version=PEERS_VERSION).load()
+        except DamagedFileError as error:
+            # The file was kept aside. Without peers nobody gets in, but the board stays reachable
+            # for whoever the configuration names.
+            log.error("%s", error)
+            content = None
+        try:
+            peers = Peers.from_json(dict(content)) if content is not None else Peers()
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(
+                f"{layout.peers}: this is not a list of peers ({error}); restore it from a backup, "
+                "or move it away and pair again."
+            ) from None
+        return cls(layout, config, keys, peers)
+
+    @property
+    def name(self) -> str:
+        """What this machine calls itself."""
+        return self.config.name or socket.gethostname()
+
+    def save(self, peers: Peers) -> None:
+        """Store `peers`, then use them. Raises StorageError; what was known before then stays."""
+        self._file.save(peers.to_json())
+        self.peers = peers
+
+    def copy_peers(self) -> Peers:
+        """To change and then `save`."""
+        return Peers(tuple(self.peers.peers.values()), tuple(self.peers.invitations.values()))
+
+    def bridge_peer(self, name: str) -> BridgePeer | None:
+        """Who `name` is to the bridges."""
+        known = self.peers.peers.get(name)
+        if known is not None:
+            return profiles.bridge_peer(name, known.role, known.grants)
+        configured = next((p for p in self.config.peers if p.name == name), None)
+        if configured is not None:
+            return profiles.bridge_peer(name, configured.role, configured.grants)
+        return None
+
+    def wall(self) -> float | None:
+        """Seconds since 1970, None where the clock is not to be trusted."""
+        now = time.time()
+        return now if is_plausible(now) else None
+
+    def invite(self, name: str, role: str, seconds: int) -> Invitation:
+        """A new invitation, stored. Raises InputError, ConfigError, StorageError."""
+        mediator = next((m for m in self.config.mediators if m.is_ours), None)
+        if mediator is None or mediator.key is None:
+            raise ConfigError(
+                f"{self.layout.config}: no mediation server of hearthgate's kind is configured; "
+                "run `hearthgate setup HOST#KEY` first."
+            )
+        peers = self.copy_peers()
+        if name in peers.peers:
+            raise InputError(f'There is a peer "{name}" already; revoke it or take another name.')
+        if len(peers.invitations) >= MAX_INVITATIONS:
+            raise InputError("Too many invitations are open; wait until some expire.")
+        port = "" if mediator.port == 4500 else f":{mediator.port}"
+        host = f"[{mediator.host}]" if ":" in mediator.host and port else mediator.host
+        wall = self.wall()
+        invitation = Invitation(
+            mediator=host + port,
+            mediator_key=mediator.key,
+            gateway_mediation=self.keys.mediation.public,
+            gateway_identity=self.keys.identity.public,
+            name=self.name,
+            invited=name,
+            role=role,
+            expires=int(wall + seconds) if wall is not None else 0,
+            seed=os.urandom(16),
+        )
+        opened = OpenInvitation(
+            name=name,
+            role=role,
+            identity=key_text(invitation.identity.public),
+            mediation=key_text(invitation.mediation.public),
+            expires=invitation.expires or 2**32 - 1,
+            lifetime=seconds,
+        )
+        peers.invitations[opened.identity] = opened
+        self.save(peers)
+        return invitation
+
+    def enrol(self, one_time: bytes, data: bytes) -> tuple[bytes, bool]:
+        """The answer to N(HG_ENROLL), after it is on disk, and whether anything changed."""
+        enrolment = decode_enrolment(data, one_time, self.keys.identity.public)
+        if enrolment is None:
+            return bytes((EnrolResult.INVALID,)), False
+        wall = self.wall()
+        peers = self.copy_peers()
+        result, peer = peers.enrol(key_text(one_time), enrolment, wall, int(wall or 0))
+        if peer is None:
+            log.warning("an invitation was refused: %s", result.name.lower())
+            return bytes((result,)), False
+        changed = peers.to_json() != self.peers.to_json()
+        try:
+            self.save(peers)
+        except StorageError as error:
+            log.error("%s", error)
+            return bytes((EnrolResult.FULL,)), False
+        if changed:
+            log.info("paired with %s (%s)", peer.name, peer.role)
+        return bytes((result,)) + peer.role.encode(), changed
+
+    def expire_invitations(self, running: float) -> bool:
+        """Forget invitations that are over; True if there were any."""
+        peers = self.copy_peers()
+        if not peers.invitations:
+            return False
+        over = peers.expire(self.wall(), int(running))
+        if not over:
+            self.peers = peers  # the count goes to disk with the next change, to spare the flash
+            return False
+        self.save(peers)
+        return True
+
+    def set_wanted(self, name: str, wanted: bool) -> None:
+        """Remember that a connection is asked for. Raises StorageError."""
+        known = self.peers.peers.get(name)
+        if known is not None and known.wanted != wanted:
+            peers = self.copy_peers()
+            peers.peers[name] = replace(known, wanted=wanted)
+            self.save(peers)
+
+    def audit(self, record: Mapping[str, Any]) -> None:
+        """Append one record. A full disk is logged; the write that it tells of has happened."""
+        try:
+            self._audit.append(json.dumps(record))
+        except StorageError as error:
+            log.error("the audit log could not be written: %s", error)
+
+    def audit_lines(self, count: int) -> list[dict[str, Any]]:
+        """The last `count` records, oldest first."""
+        lines = deque(self._audit.lines(), count)
+        return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # torn by a power cut
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def read_config(layout: Layout, file: Path | None = None) -> Config:
+    """The configuration; without a file everything is at its default. Raises ConfigError.
+
+    `file` is read instead of the installed one, and has to be there.
+    """
+    source = file or layout.config
+
+    def read(path: str) -> bytes:
+        with (source.parent / path).open("rb") as opened:
+            return opened.read(4096)
+
+    data = storage.read_file(source)
+    if data is None and file is not None:
+        raise ConfigError(f"{file}: there is no such file.")
+    try:
+        text = data.decode() if data is not None else ""
+    except UnicodeDecodeError:
+        raise ConfigError(f"{source}: this file is not UTF-8 text.") from None
+    return load_config(text, str(source), read)
+
+
+def _mediating(config: Config, address: str) -> Config:
+    entry = config.mediate or MediateConfig(
+        address="", local_id=None, proposals=profiles.OUR_IKE, peers=()
+    )
+    address = address or entry.address or socket.getfqdn()
+    if ":" not in address and config.port not in (0, NATT_PORT):
+        address += f":{config.port}"
+    return replace(config, mediate=replace(entry, address=address))
+
+
+def _key(path: Path) -> SigningKey:
+    data = storage.read_file(path)
+    if data is None:
+        key = SigningKey.generate(os.urandom)
+        storage.make_folder(path.parent)
+        storage.write_file(path, key.pem(), mode=0o600)
+        return key
+    try:
+        return load_private_key(data)
+    except ValueError as error:
+        raise StorageError(
+            f"{path}: this is not a private key ({error}); restore it from a backup "
+            "(`hearthgate import-identity`). It is never replaced by itself, as every pairing "
+            "hangs on it."
+        ) from None

@@ -1,0 +1,146 @@
+"""What the daemon learns: peers and invitations, as values and as the JSON of their files. Pure.
+
+`Peers` decides pairing and expiry; whoever calls writes the file before anything is answered, so a
+power cut leaves an invitation either unused or burned together with its peer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from agent.crypto.auth import key_text, parse_key_text
+from agent.invitation import Enrolment, EnrolResult
+
+MAX_PEERS = 4096  # a vendor's office; each costs about 1 kB of file and memory
+MAX_INVITATIONS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPeer:
+    """A paired machine. Keys are 43 characters of base64url; `added` is seconds since 1970.
+
+    `mediator` and `mediator_key` are where the *other* one is registered, empty for a peer that
+    comes to us.
+    """
+
+    name: str
+    identity: str
+    mediation: str
+    role: str = ""
+    grants: tuple[str, ...] = ()
+    mediator: str = ""
+    mediator_key: str = ""
+    wanted: bool = False
+    added: int = 0
+
+    @property
+    def identity_key(self) -> bytes:
+        """32 octets."""
+        return parse_key_text(self.identity)
+
+    @property
+    def mediation_key(self) -> bytes:
+        """32 octets, also the pseudonym."""
+        return parse_key_text(self.mediation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenInvitation:
+    """An invitation as the gateway remembers it: public halves only.
+
+    It ends when the wall clock passes `expires`, or after `lifetime` seconds of running time,
+    whatever comes first: a board without a clock counts only the second. `used_by` is the
+    identity that used it up; it is kept until it expires so that the answer can be clear.
+    """
+
+    name: str
+    role: str
+    identity: str
+    mediation: str
+    expires: int
+    lifetime: int
+    served: int = 0
+    used_by: str = ""
+
+    def is_over(self, wall: float | None) -> bool:
+        """`wall` is seconds since 1970, None where the clock is not to be trusted."""
+        return self.served >= self.lifetime or (wall is not None and wall >= self.expires)
+
+
+class Peers:
+    """All of it, by name and by key."""
+
+    def __init__(
+        self, peers: tuple[KnownPeer, ...] = (), invitations: tuple[OpenInvitation, ...] = ()
+    ) -> None:
+        self.peers = {peer.name: peer for peer in peers}
+        self.invitations = {invitation.identity: invitation for invitation in invitations}
+
+    def by_identity(self, identity: str) -> KnownPeer | None:
+        """The peer with this identity key."""
+        return next((p for p in self.peers.values() if p.identity == identity), None)
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted-2` and so on if there is such a peer."""
+        name, count = wanted, 2
+        while name in self.peers:
+            name, count = f"{wanted}-{count}", count + 1
+        return name
+
+    def enrol(
+        self, one_time: str, enrolment: Enrolment, wall: float | None, added: int
+    ) -> tuple[EnrolResult, KnownPeer | None]:
+        """Turn an invitation into a peer. Saying it again with the same keys succeeds again."""
+        invitation = self.invitations.get(one_time)
+        if invitation is None or invitation.is_over(wall):
+            return EnrolResult.EXPIRED, None
+        identity = key_text(enrolment.identity)
+        known = self.by_identity(identity)
+        if invitation.used_by:
+            same = invitation.used_by == identity and known is not None
+            return (EnrolResult.ACCEPTED, known) if same else (EnrolResult.USED, None)
+        if known is None and len(self.peers) >= MAX_PEERS:
+            return EnrolResult.FULL, None
+        name = known.name if known else self.free_name(invitation.name)
+        peer = KnownPeer(
+            name=name,
+            identity=identity,
+            mediation=key_text(enrolment.mediation),
+            role=invitation.role,
+            added=added,
+        )
+        self.peers[name] = peer
+        self.invitations[one_time] = replace(invitation, used_by=identity)
+        return EnrolResult.ACCEPTED, peer
+
+    def expire(self, wall: float | None, running: int = 0) -> bool:
+        """Count `running` more seconds and forget what is over; True if something was forgotten."""
+        before = len(self.invitations)
+        self.invitations = {
+            key: counted
+            for key, invitation in self.invitations.items()
+            if not (
+                counted := replace(invitation, served=invitation.served + running)
+            ).is_over(wall)
+        }
+        return len(self.invitations) != before
+
+    def to_json(self) -> dict[str, Any]:
+        """For the state file."""
+        return {
+            "peers": [asdict(peer) for peer in self.peers.values()],
+            "invitations": [asdict(invitation) for invitation in self.invitations.values()],
+        }
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Peers:
+        """Raises ValueError, TypeError or KeyError if this is not what `to_json` made."""
+        peers = tuple(
+            KnownPeer(**{**entry, "grants": tuple(entry.get("grants", ()))})
+            for entry in state["peers"]
+        )
+        for peer in peers:
+            if len(peer.identity_key) != 32 or len(peer.mediation_key) != 32:
+                raise ValueError("a key has the wrong length")
+        return cls(peers, tuple(OpenInvitation(**entry) for entry in state["invitations"]))

@@ -1,0 +1,290 @@
+"""Configuration, keys and learnt peers → what the engine is told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from agent.bridge.devices import DeviceConfig
+from agent.bridge.grants import Access, Role
+from agent.bridge.grants import Peer as BridgePeer
+from agent.config import (
+    ESP_PROPOSALS,
+    IKE_PROPOSALS,
+    Config,
+    MediatorConfig,
+    PeerConfig,
+    split_host,
+)
+from agent.crypto.auth import SigningKey, inner_address, parse_key_text
+from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
+from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
+from agent.invitation import Invitation
+from agent.ipsec import ALL, Grants
+from agent.peers import KnownPeer, OpenInvitation, Peers
+from agent.wire.codes import CfgAttributeType, ProtocolId
+from agent.wire.payloads import Identification
+from agent.wire.proposals import parse_proposals
+from agent.wire.selectors import TrafficSelector
+
+OUR_IKE = parse_proposals(IKE_PROPOSALS, ProtocolId.IKE)
+OUR_ESP = parse_proposals(ESP_PROPOSALS, ProtocolId.ESP)
+MEDIATOR_LIVENESS = 30.0  # seconds; a mediator that restarted is noticed within about a minute
+INVITATION = "invitation:"  # names of the peers that are invitations begin with this
+ENROLMENT = "enrolment:"  # names of the registration and peer of an `accept` under way
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The two keys of this machine."""
+
+    identity: SigningKey = field(repr=False)
+    mediation: SigningKey = field(repr=False)
+
+    @property
+    def address(self) -> bytes:
+        """The inner IPv6 address, 16 octets."""
+        return inner_address(self.identity.public)
+
+
+def single(address: bytes) -> TrafficSelector:
+    """All protocols and ports of one address."""
+    return TrafficSelector(protocol=0, start_port=0, end_port=65535, start=address, end=address)
+
+
+def mediator_name(address: str, key: str, config: Config | None) -> str:
+    """What the registration with this mediator is called: as configured, else its address."""
+    raw = parse_key_text(key)
+    for mediator in config.mediators if config else ():
+        if mediator.key == raw and mediator.is_ours:
+            return mediator.name
+    return address
+
+
+def mediators(config: Config, keys: Keys, peers: Peers) -> list[MediatorEntry]:
+    """Everywhere that this machine registers: as configured, and where its peers are."""
+    entries = {m.name: _configured_mediator(m, keys) for m in config.mediators}
+    for peer in peers.peers.values():
+        if peer.mediator:
+            name = mediator_name(peer.mediator, peer.mediator_key, config)
+            if name not in entries:
+                entries[name] = our_mediator(
+                    name, peer.mediator, parse_key_text(peer.mediator_key), keys.mediation
+                )
+    return list(entries.values())
+
+
+def our_mediator(name: str, address: str, key: bytes, own: SigningKey) -> MediatorEntry:
+    """Registration with a mediation server of our kind, under the key `own`."""
+    host, port = split_host(address)
+    return MediatorEntry(
+        name=name,
+        host=host,
+        port=port,
+        peer=_mediator_peer(name, key, own),
+    )
+
+
+def _mediator_peer(name: str, key: bytes, own: SigningKey) -> Peer:
+    return Peer(
+        name=f"mediator {name}",
+        local_id=Identification.key_id(own.public),
+        remote_id=Identification.key_id(key),
+        local_auth=own,
+        remote_auth=KeyAuth(public=key),
+        proposals=OUR_IKE,
+        liveness_seconds=MEDIATOR_LIVENESS,
+    )
+
+
+def _configured_mediator(config: MediatorConfig, keys: Keys) -> MediatorEntry:
+    assert config.key is not None
+    peer = replace(
+        _mediator_peer(config.name, config.key, keys.mediation),
+        remote_id=config.remote_id,
+        proposals=config.proposals,
+    )
+    if config.local_id is not None:
+        peer = replace(peer, local_id=config.local_id)
+    if config.psk is not None:
+        peer = replace(peer, local_auth=PskAuth(secret=config.psk))
+    return MediatorEntry(name=config.name, host=config.host, port=config.port, peer=peer)
+
+
+def server(config: Config, keys: Keys) -> ServerEntry | None:
+    """The mediation server of this machine, if it is one."""
+    mediate = config.mediate
+    if mediate is None:
+        return None
+    return ServerEntry(
+        key=keys.mediation,
+        local_id=mediate.local_id or Identification.key_id(keys.mediation.public),
+        proposals=mediate.proposals,
+        peers={
+            p.remote_id.key: MediatedPeer(
+                remote_id=p.remote_id,
+                auth=p.key if p.key is not None else PskAuth(secret=p.psk or b""),
+                may_call=frozenset(i.key for i in p.may_call),
+            )
+            for p in mediate.peers
+        },
+    )
+
+
+def peers(config: Config, keys: Keys, known: Peers) -> list[PeerEntry]:
+    """Everybody this machine knows: configured, paired, invited."""
+    devices = config.devices
+    entries = [_configured_peer(p, keys, devices) for p in config.peers]
+    entries += [known_peer(p, config, keys) for p in known.peers.values()]
+    entries += [_invited(i, keys) for i in known.invitations.values()]
+    return entries
+
+
+def known_peer(peer: KnownPeer, config: Config, keys: Keys) -> PeerEntry:
+    """A paired machine: pinned key, one address on each side."""
+    mediator = ""
+    if peer.mediator:
+        mediator = mediator_name(peer.mediator, peer.mediator_key, config)
+    elif config.mediators:
+        # It came to us by an invitation, so it registers where we do.
+        mediator = next((m.name for m in config.mediators if m.is_ours), "")
+    identity = peer.identity_key
+    return PeerEntry(
+        name=peer.name,
+        peer=Peer(
+            name=peer.name,
+            local_id=Identification.key_id(keys.identity.public),
+            remote_id=Identification.key_id(identity),
+            local_auth=keys.identity,
+            remote_auth=KeyAuth(public=identity),
+            proposals=OUR_IKE,
+            child=ChildPolicy(
+                name=peer.name,
+                local_ts=(single(keys.address),),
+                remote_ts=(single(inner_address(identity)),),
+                proposals=OUR_ESP,
+            ),
+        ),
+        grants=granted(peer.name, peer.role, peer.grants, config.devices),
+        mediator=mediator,
+        pseudonym=Identification.key_id(peer.mediation_key),
+        role=peer.role,
+        wanted=peer.wanted,
+    )
+
+
+def _invited(invitation: OpenInvitation, keys: Keys) -> PeerEntry:
+    identity = parse_key_text(invitation.identity)
+    return _one_time(
+        INVITATION + invitation.identity,
+        keys.identity,
+        identity,
+        parse_key_text(invitation.mediation),
+        "",
+    )
+
+
+def _one_time(
+    name: str, own: SigningKey, remote: bytes, pseudonym: bytes, mediator: str
+) -> PeerEntry:
+    return PeerEntry(
+        name=name,
+        peer=Peer(
+            name=name,
+            local_id=Identification.key_id(own.public),
+            remote_id=Identification.key_id(remote),
+            local_auth=own,
+            remote_auth=KeyAuth(public=remote),
+            proposals=OUR_IKE,
+        ),
+        grants=Grants(),
+        mediator=mediator,
+        pseudonym=Identification.key_id(pseudonym),
+        one_time=True,
+    )
+
+
+def enrolment(invitation: Invitation) -> tuple[MediatorEntry, PeerEntry]:
+    """What the invited side needs for the one connection in which it hands over its keys."""
+    one_time = invitation.identity
+    name = ENROLMENT + Identification.key_id(one_time.public[:4]).text.removeprefix("keyid:")
+    mediator = our_mediator(
+        name, invitation.mediator, invitation.mediator_key, invitation.mediation
+    )
+    peer = _one_time(
+        name, one_time, invitation.gateway_identity, invitation.gateway_mediation, name
+    )
+    return mediator, replace(peer, wanted=True)
+
+
+def _configured_peer(
+    config: PeerConfig, keys: Keys, devices: tuple[DeviceConfig, ...]
+) -> PeerEntry:
+    if config.psk is not None:
+        local_auth: PskAuth | SigningKey = PskAuth(secret=config.psk)
+        remote_auth: PskAuth | KeyAuth = PskAuth(secret=config.psk)
+    else:
+        assert config.key is not None
+        local_auth, remote_auth = keys.identity, KeyAuth(public=config.key)
+    remote_ts = config.remote_ts
+    if not remote_ts and config.key is not None:
+        remote_ts = (single(inner_address(config.key)),)
+    local_ts = config.local_ts
+    if not local_ts and not config.virtual_ip:
+        local_ts = (single(keys.address),)
+    return PeerEntry(
+        name=config.name,
+        peer=Peer(
+            name=config.name,
+            local_id=config.local_id or Identification.key_id(keys.identity.public),
+            remote_id=config.remote_id,
+            local_auth=local_auth,
+            remote_auth=remote_auth,
+            proposals=config.proposals,
+            child=ChildPolicy(
+                name=config.name,
+                local_ts=local_ts,
+                remote_ts=remote_ts,
+                proposals=config.esp_proposals,
+                request_addresses=_requests(config),
+                assign=config.assign,
+            ),
+            lifetimes=Lifetimes(
+                ike_seconds=config.ike_seconds,
+                child_seconds=config.child_seconds,
+                child_octets=config.child_octets,
+                child_packets=config.child_packets,
+            ),
+            liveness_seconds=config.liveness_seconds,
+        ),
+        grants=granted(config.name, config.role, config.grants, devices),
+        mediator=config.mediator,
+        pseudonym=config.pseudonym,
+        host=config.host,
+        port=config.port,
+        role=config.role,
+        wanted=config.start,
+    )
+
+
+def _requests(config: PeerConfig) -> tuple[int, ...]:
+    if not config.virtual_ip:
+        return ()
+    families = {len(ts.start) for ts in config.remote_ts} or {4}
+    wanted = {4: CfgAttributeType.INTERNAL_IP4_ADDRESS, 16: CfgAttributeType.INTERNAL_IP6_ADDRESS}
+    return tuple(wanted[length] for length in sorted(families))
+
+
+def bridge_peer(name: str, role: str, grants: Iterable[str]) -> BridgePeer:
+    """Who somebody is to the bridges."""
+    return BridgePeer(name=name, role=Role(role or "none"), grants=tuple(grants))
+
+
+def granted(
+    name: str, role: str, grants: Iterable[str], devices: tuple[DeviceConfig, ...]
+) -> Grants:
+    """The ports of this machine that a peer may reach."""
+    grants = tuple(grants)
+    if "all" in grants:
+        return Grants(services=ALL)
+    return Grants(services=Access(bridge_peer(name, role, grants)).services(devices))

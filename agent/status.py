@@ -1,0 +1,57 @@
+"""Frozen status values: what a person, a script or a page is shown. No secrets, no keys but public."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediatorStatus:
+    """One registration. `state` is resolving, connecting, registered or waiting; times in seconds."""
+
+    name: str
+    address: str
+    state: str
+    reflexive: str = ""
+    since: float = 0.0
+    retry_in: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """One peer. `state` is idle, waiting, asking, checking, connecting or up."""
+
+    name: str
+    state: str
+    wanted: bool = False
+    role: str = ""
+    inner: tuple[str, ...] = ()
+    path: str = ""
+    direct: bool = False
+    round_trip_ms: float | None = None
+    since: float = 0.0
+    suite: str = ""
+    received: int = 0
+    sent: int = 0
+    retry_in: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus:
+    """The mediation server in this daemon; it counts and names nobody."""
+
+    registered: int
+    relayed: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """Everything the engine knows about itself."""
+
+    mediators: tuple[MediatorStatus, ...]
+    peers: tuple[PeerStatus, ...]
+    server: ServerStatus | None
+    dropped: dict[str, int]
