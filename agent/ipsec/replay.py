@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WINDOW = 2048
 """How far behind the newest packet one may be. Batches of several flows overtake each other by a
-few hundred packets; 2048 bits cost 300 octets of memory, and no time while packets come in order."""
+few hundred packets; 2048 bits cost 300 octets, and no time while packets come in order."""
 
 _MASK = (1 << WINDOW) - 1
 _LOW = 1 << 32

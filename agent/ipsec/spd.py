@@ -1,25 +1,31 @@
-"""What may pass: the services granted to a peer, and the packets that answer what we asked for.
+"""What may pass: traffic selectors, services granted to a peer, and answers to what we asked for.
 
-RFC 4301 §4.4.1 in the small: the traffic selectors of the SA are checked in `tunnel`; here stands
-what a peer may reach within them. ICMP echo and ICMP errors always pass, a granted destination port
-passes, TCP passes unless it opens a connection, UDP passes if it answers a flow that we opened.
-Fragments pass only for ICMP and for peers who may reach everything, because their ports cannot be
-seen. Not here: anything about names or roles.
+RFC 4301 §4.4.1 in the small. The selectors of an SA say which addresses, protocols and ports it
+carries; the grants say what the peer may reach within them: ICMP echo and ICMP errors always pass, a
+granted destination port passes, TCP passes unless it opens a connection, UDP passes if it answers a
+flow that we opened. Fragments pass for ICMP and for a peer who may reach everything only, because
+their ports are not to be seen. Not here: names and roles.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-TCP = 6
-UDP = 17
-ICMP = 1
-ICMPV6 = 58
+from agent.ipsec.flow import ICMP, ICMPV6, TCP, UDP, Flow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.wire.selectors import TrafficSelector
 
 _ICMP_TYPES = frozenset({0, 3, 8, 11, 12})
 _ICMPV6_TYPES = frozenset({1, 2, 3, 4, 128, 129})
+_LAST_PORT = 65535
+
+OPENED_FLOWS = 1024
+"""UDP flows of ours remembered for a peer, twice (a young and an old generation)."""
 
 
 class All(enum.Enum):
@@ -38,30 +44,93 @@ class Grants:
     services: frozenset[tuple[int, int]] | Literal[All.ALL] = frozenset()
 
 
-NOTHING = Grants()
+NOTHING: Final = Grants()
 
 
-class Verdict(enum.Enum):
-    """What happens to the packets of a flow from a peer."""
+class Verdict(enum.IntEnum):
+    """What happens to the packets of a flow that comes from a peer."""
 
-    PASS = "let through"
-    REPLY = "reply"
-    """TCP: pass unless it opens a connection."""
-    DROP = "drop"
+    ACCEPT = 0
+    NO_OPENING = 1
+    """TCP: accepted unless it opens a connection."""
+    ANSWER = 2
+    """UDP: accepted if we opened the flow."""
+    REFUSE = 3
 
 
-def judge(
-    grants: Grants, protocol: int, ports: tuple[int, int] | None, icmp_type: int | None
-) -> Verdict:
-    """The verdict on a flow; `ports` is (source, destination) and None where not to be seen."""
+def judge(grants: Grants, flow: Flow) -> Verdict:
+    """What `grants` say about a packet."""
     if grants.services is ALL:
-        return Verdict.PASS
-    if protocol == ICMPV6:
-        return Verdict.PASS if icmp_type is None or icmp_type in _ICMPV6_TYPES else Verdict.DROP
-    if protocol == ICMP:
-        return Verdict.PASS if icmp_type is None or icmp_type in _ICMP_TYPES else Verdict.DROP
-    if ports is None:
-        return Verdict.DROP
-    if (protocol, ports[1]) in grants.services:
-        return Verdict.PASS
-    return Verdict.REPLY if protocol == TCP else Verdict.DROP
+        return Verdict.ACCEPT
+    if flow.protocol in (ICMP, ICMPV6):
+        allowed = _ICMP_TYPES if flow.protocol == ICMP else _ICMPV6_TYPES
+        return Verdict.ACCEPT if flow.kind is None or flow.kind in allowed else Verdict.REFUSE
+    if flow.ports is None:
+        return Verdict.REFUSE
+    if (flow.protocol, flow.ports[1]) in grants.services:
+        return Verdict.ACCEPT
+    return Verdict.NO_OPENING if flow.protocol == TCP else Verdict.ANSWER
+
+
+def covers(
+    sources: Iterable[TrafficSelector], destinations: Iterable[TrafficSelector], flow: Flow
+) -> bool:
+    """Whether a packet is within the selectors of its source and of its destination."""
+    if flow.ports is not None:
+        from_port, to_port = flow.ports
+    elif flow.kind is not None:  # RFC 7296 §3.13.1: type and code in place of a port
+        from_port = to_port = flow.kind << 8 | flow.code
+    else:
+        from_port = to_port = None
+    return _within(sources, flow.protocol, flow.source, from_port) and _within(
+        destinations, flow.protocol, flow.destination, to_port
+    )
+
+
+def _within(
+    selectors: Iterable[TrafficSelector], protocol: int, address: bytes, port: int | None
+) -> bool:
+    size = len(address)
+    for selector in selectors:
+        if selector.protocol not in (0, protocol) or len(selector.start) != size:
+            continue
+        if not selector.start <= address <= selector.end:
+            continue
+        if selector.start_port == 0 and selector.end_port == _LAST_PORT:
+            return True
+        if port is not None and selector.start_port <= port <= selector.end_port:
+            return True
+    return False
+
+
+def answer_to(flow: Flow) -> tuple[bytes, bytes, tuple[int, int] | None]:
+    """Names the flow that would answer this one."""
+    ports = flow.ports
+    return flow.destination, flow.source, None if ports is None else (ports[1], ports[0])
+
+
+class OpenedFlows:
+    """UDP flows that we opened, in two generations: bounded, forgotten when two have passed."""
+
+    __slots__ = ("_old", "_young")
+
+    def __init__(self) -> None:
+        self._young: set[tuple[bytes, bytes, tuple[int, int] | None]] = set()
+        self._old: set[tuple[bytes, bytes, tuple[int, int] | None]] = set()
+
+    def add(self, flow: Flow) -> None:
+        """We sent this packet."""
+        if flow.protocol != UDP:
+            return
+        if len(self._young) >= OPENED_FLOWS:
+            self.age()
+        self._young.add(answer_to(flow))
+
+    def awaits(self, flow: Flow) -> bool:
+        """Whether this packet answers one of ours."""
+        name = (flow.source, flow.destination, flow.ports)
+        return name in self._young or name in self._old
+
+    def age(self) -> None:
+        """Begin a new generation."""
+        self._old, self._young = self._young, set()
