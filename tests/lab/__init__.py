@@ -1,0 +1,1 @@
+"""Tools of the namespace tests: strongSwan, our own daemon, a NAT in userspace."""
