@@ -1,6 +1,6 @@
 """Audit records: every write, and every refused one, is one line of JSON.
 
-    {"time": "2026-11-21T09:14:03Z", "peer": "laptop", "device": "boiler", "point": "setpoint",
+    {"time": 1795252443.2, "peer": "laptop", "device": "boiler", "point": "setpoint",
      "old": 20.0, "new": 21.5, "result": "ok"}
 
 Writes over raw Modbus have `unit`, `function` and, where it can be told, `registers` (first and
@@ -10,7 +10,6 @@ last) besides, an empty `point`, and in `new` the octets in hexadecimal.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,9 +28,8 @@ def write_record(
 
 
 def stamped(record: Mapping[str, Any], wall_clock: float) -> dict[str, Any]:
-    """The record with its time first; `wall_clock` is seconds since 1970, UTC."""
-    moment = datetime.fromtimestamp(max(wall_clock, 0.0), UTC)
-    return {"time": moment.strftime("%Y-%m-%dT%H:%M:%SZ"), **record}
+    """The record with its time first; `wall_clock` is seconds since 1970."""
+    return {"time": round(wall_clock, 1), **record}
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:

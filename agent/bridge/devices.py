@@ -12,6 +12,10 @@ import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A name stands in URLs, in `device.point` and in log lines: nothing there needs quoting.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -259,6 +263,25 @@ TYPES: dict[str, type[ModbusConfig] | type[SerialConfig] | type[MqttConfig]] = {
 def type_word(device: DeviceConfig) -> str:
     """`modbus`, `serial` or `mqtt`."""
     return next(word for word, cls in TYPES.items() if isinstance(device, cls))
+
+
+def check_devices(devices: Iterable[DeviceConfig], http_port: int = 80) -> None:
+    """Raises ValueError if two devices want the same name, TCP port or serial port."""
+    names: set[str] = set()
+    listens: dict[int, str] = {http_port: "get and set"}
+    ports: dict[str, str] = {}
+    for device in devices:
+        if device.name in names:
+            raise ValueError(f"device {device.name}: the name is used twice")
+        names.add(device.name)
+        other = listens.setdefault(device.listen, device.name)
+        if other != device.name:
+            raise ValueError(f"device {device.name}: listen = {device.listen} is used by {other}")
+        if not isinstance(device, MqttConfig):
+            port = device.line.port
+            other = ports.setdefault(port, device.name)
+            if other != device.name:
+                raise ValueError(f"device {device.name}: port = {port} is used by {other}")
 
 
 def parse_registers(value: object, key: str = "registers") -> range:

@@ -73,7 +73,7 @@ class Written:
     value: Value
 
     @property
-    def rounding(self) -> str:
+    def note(self) -> str:
         """A sentence if the register could not hold what was asked for, else empty."""
         if self.sent == self.asked:
             return ""
@@ -113,7 +113,7 @@ def check_value(point: PointConfig, value: object) -> Value:
     Raises failures.BadValue or failures.OutOfLimits.
     """
     if point.type is NumberType.BOOL:
-        if isinstance(value, (bool, int)) and value in (0, 1):
+        if isinstance(value, (bool, int, float)) and value in (0, 1):
             return bool(value)
         raise failures.BadValue(f"{point.name} is on or off: the value must be true or false")
     if isinstance(value, bool) or not isinstance(value, (int, float)):

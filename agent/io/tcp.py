@@ -226,8 +226,13 @@ class Relay:
         self._last = 0.0
         self._closed_directions = 0
 
-    async def run(self, host: str, port: int, idle_seconds: float) -> None:
-        """Until both directions are closed, or idle. Raises OSError if `host` does not accept."""
+    async def run(
+        self, host: str, port: int, idle_seconds: float, on_reached: Callable[[], None]
+    ) -> None:
+        """Until both directions are closed, or idle.
+
+        Raises OSError or TimeoutError if `host` does not accept.
+        """
         reader, writer = self._client
         keep_alive(writer.get_extra_info("socket"))
         try:
@@ -237,6 +242,7 @@ class Relay:
             writer.transport.abort()
             raise
         self._broker = other_out
+        on_reached()
         keep_alive(other_out.get_extra_info("socket"))
         for out in (writer, other_out):
             out.transport.set_write_buffer_limits(high=RELAY_BUFFER)

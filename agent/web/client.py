@@ -17,29 +17,29 @@ MAX_ANSWER = 1 << 20  # 256 points of some 200 octets each are 50 kB
 CONNECT_SECONDS = 10.0
 
 
-async def fetch(
+async def request_json(
     address: str,
+    method: str,
     path: str,
+    body: object = None,
     *,
-    value: object = None,
-    is_write: bool = False,
     port: int = 80,
     local_address: str | None = None,
     seconds: float = 65.0,
 ) -> dict[str, Any]:
-    """GET `path`, or PUT {"value": value} to it, at a gateway's inner `address`.
+    """GET `path` of the gateway at the inner `address`, or PUT {"value": 21.5} to it.
 
     Raises the failure that the gateway told, or UnavailableError.
     """
-    body = json.dumps({"value": value}).encode() if is_write else b""
+    text = b"" if body is None else json.dumps(body, allow_nan=False).encode()
     host = f"[{address}]" if ":" in address else address
     head = (
-        f"{'PUT' if is_write else 'GET'} {path} HTTP/1.0\r\nHost: {host}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{method} {path} HTTP/1.0\r\nHost: {host}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
     )
     try:
         async with asyncio.timeout(seconds):
-            status, answer = await _exchange(address, port, local_address, head.encode() + body)
+            status, answer = await _exchange(address, port, local_address, head.encode() + text)
     except TimeoutError:
         raise UnavailableError("the gateway does not answer") from None
     except OSError as error:

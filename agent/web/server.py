@@ -19,6 +19,7 @@ from agent.web.app import error_response
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from microdot import Microdot
 
@@ -82,10 +83,10 @@ class WebServer:
         for writer in list(self._connections):
             writer.transport.abort()
 
-    def kick(self, address: str) -> None:
-        """End the connections from `address`."""
-        for writer, owner in list(self._connections.items()):
-            if owner == address:
+    def kick(self, is_meant: Callable[[str], bool]) -> None:
+        """End the connections from the addresses that are meant."""
+        for writer, address in list(self._connections.items()):
+            if is_meant(address):
                 writer.transport.abort()
 
     async def _on_connection(

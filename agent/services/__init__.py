@@ -1,0 +1,284 @@
+"""The devices of the configuration on the inner address: listeners, points, HTTP.
+
+    services = Services(devices, inner_address, tun_name, peer_of, audit)
+    await services.start()
+
+Bridge sessions decide; here they are joined to ports, sockets and one timer each. A device that
+cannot be offered says so in `status()` and is tried again; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from agent.bridge import failures
+from agent.bridge.audit import stamped, write_record
+from agent.bridge.devices import DeviceConfig, ModbusConfig, MqttConfig, check_devices, type_word
+from agent.bridge.grants import HTTP_PORT, Access, Peer
+from agent.errors import PlatformError
+from agent.io.tcp import listening_socket
+from agent.services.modbus import ModbusService
+from agent.services.mqtt import MqttService
+from agent.services.serial import SerialService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from agent.bridge.devices import PointConfig
+    from agent.bridge.points import Reading
+    from agent.services.base import DeviceService
+    from agent.web.server import WebServer
+
+_log = logging.getLogger("agent.services")
+
+LISTEN_AGAIN_SECONDS = 10.0  # a port in use, an address that is not there yet
+
+
+class Services:
+    """All that a gateway offers inside its tunnels."""
+
+    def __init__(
+        self,
+        devices: Iterable[DeviceConfig] | Mapping[str, DeviceConfig],
+        inner_address: str,
+        tun_name: str | None,
+        peer_of: Callable[[str], Peer | None],
+        audit: Callable[[dict[str, Any]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        http_port: int = HTTP_PORT,
+    ) -> None:
+        """`peer_of` tells who has an inner address; `audit` gets one dict for each write."""
+        configs = tuple(devices.values() if hasattr(devices, "values") else devices)
+        check_devices(configs, http_port)
+        self._address = inner_address
+        self._tun_name = tun_name
+        self.peer_at = peer_of
+        self._audit_to = audit
+        self._wall_clock = wall_clock
+        self._http_port = http_port
+        self._web: WebServer | None = None
+        self._services: dict[str, DeviceService] = {}
+        self._writes: set[asyncio.Task[dict[str, Any]]] = set()
+        self._retry: asyncio.Task[None] | None = None
+        for config in configs:
+            self._services[config.name] = self._make(config, clock)
+
+    def _make(self, config: DeviceConfig, clock: Callable[[], float]) -> DeviceService:
+        if isinstance(config, ModbusConfig):
+            return ModbusService(config, self.peer_at, self._audit, clock)
+        if isinstance(config, MqttConfig):
+            return MqttService(config, self.peer_at)
+        return SerialService(config, self.peer_at, self._audit, clock)
+
+    def _audit(self, record: dict[str, Any]) -> None:
+        """Records go out with their time; a full disk stops no heating."""
+        try:
+            self._audit_to(stamped(record, self._wall_clock()))
+        except Exception as error:
+            _log.error("a write could not be recorded: %r", error)
+
+    async def start(self) -> None:
+        """Open what can be opened. Raises nothing; `status()` tells."""
+        for service in self._services.values():
+            service.open()
+        if not await self._listen():
+            self._retry = asyncio.create_task(self._listen_again())
+
+    async def stop(self) -> None:
+        """Close everything; writes that are under way end first, for a moment."""
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._web is not None:
+            self._web.stop()
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=2)
+        for service in self._services.values():
+            service.close()
+        for task in self._writes:
+            task.cancel()
+        await asyncio.sleep(0)  # aborted connections are told in the next turn of the loop
+
+    async def _listen(self) -> bool:
+        """Start every listener that is not there; whether all are."""
+        complete = True
+        for service in self._services.values():
+            if not service.is_listening:
+                try:
+                    await service.listen(self._address, self._tun_name)
+                    service.refused = ""
+                except PlatformError as error:
+                    complete = False
+                    if service.refused != error.sentence:
+                        _log.error("%s: %s", service.config.name, error.sentence)
+                    service.refused = error.sentence
+        if self._web is None:
+            complete = await self._listen_web() and complete
+        return complete
+
+    async def _listen_web(self) -> bool:
+        from agent.web.app import make_app
+        from agent.web.server import WebServer
+
+        try:
+            sock = listening_socket(self._address, self._http_port, self._tun_name)
+        except PlatformError as error:
+            _log.error("get and set: %s", error.sentence)
+            return False
+        self._web = WebServer(make_app(self))
+        await self._web.start(sock)
+        return True
+
+    async def _listen_again(self) -> None:
+        while True:
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+            if await self._listen():
+                return
+
+    def status(self) -> list[dict[str, Any]]:
+        """One dict a device, without secrets: name, type, address, port, state, reason, users …"""
+        return [self._describe(service) for service in self._services.values()]
+
+    def devices(self, peer: Peer) -> list[dict[str, Any]]:
+        """What `peer` may see of `status()`; `reachable` tells whether it may connect."""
+        access = Access(peer)
+        found = []
+        for service in self._services.values():
+            if access.may_see(service.config):
+                entry = self._describe(service)
+                entry.pop("users", None)
+                entry["reachable"] = access.may_connect(service.config)
+                found.append(entry)
+        return found
+
+    def _describe(self, service: DeviceService) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "name": service.config.name,
+            "type": type_word(service.config),
+            "address": self._address,
+            "port": service.config.listen,
+            "state": "closed" if service.refused else service.state,
+            "reason": service.refused or service.reason,
+        }
+        return {**entry, **service.details()}
+
+    def kick(self, peer: str) -> None:
+        """End all connections of the peer of this name: its grants have changed."""
+        for service in self._services.values():
+            service.kick(peer)
+        if self._web is not None:
+            self._web.kick(
+                lambda address: (self.peer_at(address) or Peer(name="")).name in (peer, "")
+            )
+
+    def _is_peer(self, address: str, name: str) -> bool:
+        """Whether `name`, or nobody any more, has the address."""
+        peer = self.peer_at(address)
+        return peer is None or peer.name == name
+
+    async def get(self, device: str, point: str | None, peer: Peer) -> dict[str, Any]:
+        """Read one point, or all. Raises failures.ServiceError."""
+        service = self._modbus(device, peer)
+        access = Access(peer)
+        config = service.config
+        points = [p for p in config.points if access.may_read(config, p)]
+        if point is None:
+            readings = await service.read(points)
+            return {"device": device, "points": [_reading(reading) for reading in readings]}
+        wanted = [p for p in points if p.name == point]
+        if not wanted:
+            raise failures.UnknownPoint(_no_point(device, point))
+        (reading,) = await service.read(wanted)
+        if reading.failure is not None:
+            raise reading.failure
+        return {"device": device, **_reading(reading)}
+
+    async def set(self, device: str, point: str, value: object, peer: Peer) -> dict[str, Any]:
+        """Write one point within its limits and read it back. Raises failures.ServiceError.
+
+        Who asked may go away: the write is brought to its end and recorded.
+        """
+        task = asyncio.ensure_future(self._set(device, point, value, peer))
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+        return await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to who asked, if still there
+
+    async def _set(self, device: str, point: str, value: object, peer: Peer) -> dict[str, Any]:
+        old: object = None
+        new = value
+        result = "ok"
+        try:
+            service = self._modbus(device, peer)
+            target = service.config.point(point)
+            access = Access(peer)
+            if target is None or not access.may_read(service.config, target):
+                raise failures.UnknownPoint(
+                    f"{device} has no point {point:.32}, or it is not granted"
+                )
+            if not target.writable:
+                raise failures.NotWritable(f"{device}.{point} is not writable")
+            if not access.may_write(service.config, target):
+                raise failures.NotGranted(f"{device}.{point} may be read, writing was not granted")
+            written = await service.write(target, value)
+            old, new = written.old, written.value
+        except failures.ServiceError as error:
+            old = error.old
+            is_tried = isinstance(error, failures.DeviceError)
+            result = ("" if is_tried else "refused: ") + error.sentence
+            raise
+        except asyncio.CancelledError:
+            result = "stopped"
+            raise
+        finally:
+            self._audit(
+                write_record(
+                    peer=peer.name,
+                    device=device[:64],
+                    point=point[:64],
+                    old=old,
+                    new=new,
+                    result=result,
+                )
+            )
+        answer = _reading_fields(written.point)
+        answer |= {"device": device, "value": written.value, "old": written.old}
+        return {**answer, "asked": written.asked, "note": written.note}
+
+    def _modbus(self, device: str, peer: Peer) -> ModbusService:
+        service = self._services.get(device)
+        if service is None or not Access(peer).may_see(service.config):
+            raise failures.UnknownDevice(f"there is no device {device:.32}, or it is not granted")
+        if not isinstance(service, ModbusService):
+            raise failures.UnknownPoint(
+                f"{device} is {type_word(service.config)}: it has no points"
+            )
+        return service
+
+
+def _no_point(device: str, point: str) -> str:
+    return f"{device} has no point {point:.32}, or it is not granted"
+
+
+def _reading_fields(point: PointConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": point.name, "unit": point.unit, "writable": point.writable}
+    if point.min is not None:
+        fields["min"] = point.min
+    if point.max is not None:
+        fields["max"] = point.max
+    return fields
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    entry = {**_reading_fields(reading.point), "value": reading.value}
+    if reading.failure is not None:
+        entry |= {"error": reading.failure.sentence, "code": reading.failure.code}
+    return entry

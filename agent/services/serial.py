@@ -1,0 +1,206 @@
+"""A serial port offered as raw TCP: the hub between the port and its clients."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, assert_never
+
+from agent.bridge.outputs import Audit, CloseClient, Probe, ResetLine, ToClient, ToLine
+from agent.bridge.serial_hub import PROBE_SECONDS, SerialHub
+from agent.io.tcp import TcpClient, TcpListener
+from agent.services.base import Alarm, DeviceService, Line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.bridge.devices import SerialConfig
+    from agent.bridge.grants import Peer
+
+# Clients are not read while the line has this much to send, and again below the second figure.
+HIGH_WATER = 4096
+LOW_WATER = 1024
+RECENTLY = 5.0  # a machine that acknowledged something so lately needs no probe
+PROBE_STEP = 0.25
+
+
+class SerialService(DeviceService):
+    """One port and its clients."""
+
+    config: SerialConfig
+
+    def __init__(
+        self,
+        config: SerialConfig,
+        peer_at: Callable[[str], Peer | None],
+        audit: Callable[[dict[str, Any]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self._peer_at = peer_at
+        self._audit = audit
+        self._clock = clock
+        self._hub = SerialHub(config)
+        self._alarm = Alarm(clock, self._on_time)
+        self._listener = TcpListener(self._on_connect, self._on_data, self._on_lost)
+        self._peers: dict[int, str] = {}
+        self._probes: dict[int, asyncio.TimerHandle] = {}
+        self._line = Line(
+            config.name,
+            config.line,
+            clock,
+            on_open=self._on_port_open,
+            on_data=self._on_line,
+            on_close=self._on_port_close,
+            on_drained=self._set_reading,
+        )
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether clients are accepted."""
+        return self._listener.is_listening
+
+    @property
+    def state(self) -> str:
+        """free, busy or closed."""
+        if self._line.reason:
+            return "closed"
+        return "busy" if len(self._hub) else "free"
+
+    @property
+    def reason(self) -> str:
+        """Why the port is closed."""
+        return self._line.reason
+
+    def open(self) -> None:
+        """Open the port, now or later."""
+        self._line.start()
+
+    async def listen(self, address: str, device: str | None) -> None:
+        """Accept clients. Raises PlatformError."""
+        await self._listener.start(address, self.config.listen, device)
+
+    def close(self) -> None:
+        """Give everything back."""
+        for handle in self._probes.values():
+            handle.cancel()
+        self._listener.stop()
+        self._line.stop()
+        self._hub.port_closed(self._clock())
+        self._pump()
+        self._alarm.stop()
+
+    def kick(self, peer: str) -> None:
+        """End the connections of a peer."""
+        for number, name in list(self._peers.items()):
+            if name == peer:
+                self._listener.clients[number].close(at_once=True)
+
+    def details(self) -> dict[str, Any]:
+        """Line, who uses it, counters."""
+        return {
+            "line": self.config.line.text,
+            "users": self._hub.users,
+            "counters": dict(self._hub.counters),
+        }
+
+    # Port, clients, time
+
+    def _on_port_open(self) -> None:
+        self._hub.port_opened(self._clock())
+        self._pump()
+
+    def _on_port_close(self) -> None:
+        self._hub.port_closed(self._clock())
+        self._pump()
+
+    def _on_line(self, data: bytes) -> None:
+        self._hub.receive_line(data, self._clock())
+        self._pump()
+
+    def _on_connect(self, client: TcpClient) -> None:
+        peer = self._peer_at(client.address)
+        if peer is None:
+            client.close(at_once=True)
+            return
+        self._peers[client.number] = peer.name
+        self._hub.connect(client.number, peer, self._clock())
+        self._pump()
+        self._set_reading()
+
+    def _on_data(self, client: TcpClient, data: bytes) -> None:
+        self._hub.receive_client(client.number, data, self._clock())
+        self._pump()
+        self._set_reading()
+
+    def _on_lost(self, client: TcpClient) -> None:
+        self._peers.pop(client.number, None)
+        handle = self._probes.pop(client.number, None)
+        if handle is not None:
+            handle.cancel()
+        self._hub.disconnect(client.number, self._clock())
+        self._pump()
+        self._set_reading()
+
+    def _on_time(self) -> None:
+        self._hub.handle_timer(self._clock())
+        self._pump()
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        """The line sets the pace of those who write to it."""
+        pending = self._line.pending
+        for number, client in self._listener.clients.items():
+            if self._hub.is_waiting(number) or pending >= HIGH_WATER:
+                client.pause(True)
+            elif pending <= LOW_WATER:
+                client.pause(False)
+
+    def _pump(self) -> None:
+        """Carry out what the hub has decided, then wait for its deadline."""
+        clients = self._listener.clients
+        while True:
+            output = self._hub.poll_output()
+            match output:
+                case None:
+                    break
+                case ToLine(data, discard):
+                    self._line.write(data, discard=discard)
+                case ToClient(number, data):
+                    if number in clients:
+                        clients[number].send(data)
+                        self._hub.backlog(number, clients[number].backlog)
+                case CloseClient(number):
+                    if number in clients:
+                        clients[number].close()
+                case ResetLine():
+                    self._line.reset()
+                case Probe(number):
+                    self._probe(number)
+                case Audit(record):
+                    self._audit(record)
+                case _:
+                    assert_never(output)
+        self._alarm.arm(self._hub.next_timeout())
+
+    def _probe(self, number: int) -> None:
+        client = self._listener.clients.get(number)
+        if client is None:
+            return
+        if client.silent_seconds() < RECENTLY:
+            self._hub.alive(number)
+            return
+        client.probe(True)
+        self._look_again(number, self._clock() + PROBE_SECONDS)
+
+    def _look_again(self, number: int, deadline: float) -> None:
+        self._probes.pop(number, None)
+        client = self._listener.clients.get(number)
+        if client is None:
+            return
+        if client.silent_seconds() < RECENTLY:
+            client.probe(False)
+            self._hub.alive(number)
+            self._pump()
+        elif self._clock() < deadline:
+            loop = asyncio.get_running_loop()
+            self._probes[number] = loop.call_later(PROBE_STEP, self._look_again, number, deadline)
