@@ -1,13 +1,14 @@
 """Packets in groups, because a system call costs more than sealing a packet does.
 
-Outgoing, `runs` finds neighbours of equal size for UDP_SEGMENT. Incoming, `Coalescer` joins the inner
-packets of a flow to a super-packet for the TUN device: TCP segments that follow each other with the
-same acknowledgement, window and options, and UDP datagrams of equal size. The last of a group may be
-shorter, and for TCP may carry PSH. What does not fit in a group is written alone, in its flow's order.
+Outgoing, `runs` finds neighbours of equal size for UDP_SEGMENT. Incoming, `Coalescer` joins the
+inner packets of a flow to a super-packet for the TUN device: TCP segments that follow each other
+with the same acknowledgement, window and options, and UDP datagrams of equal size. The last of a
+group may be shorter, and for TCP may carry PSH. What does not fit in a group is written alone, in
+its flow's order.
 
-A super-packet says NEEDS_CSUM: its checksum field holds the pseudo-header's sum, and the kernel takes
-the rest for granted, as it does of a card that has verified it. Here the ICV has: the octets are those
-that the peer's stack gave out. Packets written alone are verified by the kernel as ever.
+A super-packet says NEEDS_CSUM: its checksum field holds the pseudo-header's sum, and the kernel
+takes the rest for granted, as it does of a card that has verified it. Here the ICV has: the octets
+are those that the peer's stack gave out. Packets written alone are verified by the kernel as ever.
 
 Left out: IPv4 options, IPv6 extension headers, fragments (written alone).
 """

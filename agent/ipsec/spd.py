@@ -1,10 +1,10 @@
 """What may pass: traffic selectors, services granted to a peer, and answers to what we asked for.
 
 RFC 4301 §4.4.1 in the small. The selectors of an SA say which addresses, protocols and ports it
-carries; the grants say what the peer may reach within them: ICMP echo and ICMP errors always pass, a
-granted destination port passes, TCP passes unless it opens a connection, UDP passes if it answers a
-flow that we opened. Fragments pass for ICMP and for a peer who may reach everything only, because
-their ports are not to be seen. Not here: names and roles.
+carries; the grants say what the peer may reach within them: ICMP echo and ICMP errors always pass,
+a granted destination port passes, TCP passes unless it opens a connection, UDP passes if it answers
+a flow that we opened. Fragments pass for ICMP only, and for a peer who may reach everything,
+because their ports are not to be seen. Not here: names and roles.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def covers(
     sources: Iterable[TrafficSelector], destinations: Iterable[TrafficSelector], flow: Flow
 ) -> bool:
     """Whether a packet is within the selectors of its source and of its destination."""
+    from_port: int | None
+    to_port: int | None
     if flow.ports is not None:
         from_port, to_port = flow.ports
     elif flow.kind is not None:  # RFC 7296 §3.13.1: type and code in place of a port

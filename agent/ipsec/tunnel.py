@@ -1,7 +1,7 @@
 """A Child SA in use, and the tunnel that stays when Child SAs are rekeyed.
 
-After a rekey both SAs receive; one of them sends (RFC 7296 §2.8): the new one at once at the side that
-asked for it, and from its first packet on at the other.
+After a rekey both SAs receive; one of them sends (RFC 7296 §2.8): the new one at once at the side
+that asked for it, and from its first packet on at the other.
 """
 
 from __future__ import annotations
