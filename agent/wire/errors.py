@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class WireError(ValueError):
-    """The octets are not what the RFC describes (RFC 7296 §3.10.1: INVALID_SYNTAX where allowed)."""
+    """The octets are not what the RFC describes (INVALID_SYNTAX where an answer is allowed)."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class UnsupportedCriticalPayload(WireError):  # noqa: N818  the notify's name
+class UnsupportedCriticalPayload(WireError):
     """A payload of a type that nobody here knows has its critical bit set (RFC 7296 §2.5).
 
     The rest of the message is well-formed. `payload_type` is the data of the notify to answer with.
@@ -31,7 +31,7 @@ class UnsupportedCriticalPayload(WireError):  # noqa: N818  the notify's name
         self.payload_type = payload_type
 
 
-class UnsupportedVersion(WireError):  # noqa: N818  as above
+class UnsupportedVersion(WireError):
     """The major version is not 2 (RFC 7296 §2.5). `header` is what INVALID_MAJOR_VERSION needs.
 
     Only a request of a higher version may be answered, IKEv1 (`header.major` 1) never.
