@@ -1,14 +1,14 @@
 """The service of the init system: install, enable, start, stop, remove, look after it.
 
-systemd gets a unit file (the same text as firmware/systemd/hearthgate.service when installed
-from a package), OpenWrt's procd an init script. Where a package of the distribution has brought
-either, that one is used and nothing is written. Every action runs the init system's own program;
-what it says is in the error.
+systemd gets a unit file (board.unit), OpenWrt's procd an init script. Where a package of the
+distribution has brought either, that one is used and nothing is written. Under systemd the daemon
+runs as a user of its own, which then owns keys and state. Every action runs the init system's own
+program; what it says is in the error.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from board.detect import InitSystem, detect_init
 from board.errors import ServiceError
-from board.storage import PUBLIC, read_file, remove_file, write_file
+from board.storage import PUBLIC, make_folder, read_file, remove_file, write_file
+from board.unit import GENERATED, GROUP, USER, command_line, init_text, is_reachable, unit_text
 
 NAME = "hearthgate"
-GROUP = "hearthgate"  # may use the control socket
-SERIAL_GROUPS = ("dialout", "uucp")  # owns serial ports: Debian and OpenWrt, Arch
+SERIAL_GROUPS = ("dialout", "uucp")  # own serial ports: Debian, Arch
 COMMAND_SECONDS = 60  # stopping waits for the daemon's farewell to its peers
 
 Run = Callable[[Sequence[str]], "Outcome"]
@@ -131,12 +131,6 @@ class Service:
             )
         return outcome.text
 
-    def _make_group(self) -> None:
-        groups = read_file(self._root / "etc/group") or b""
-        if f"\n{GROUP}:".encode() not in b"\n" + groups:
-            # Without the group the socket is root's alone: less convenient, not broken.
-            self._run(("groupadd", "--system", GROUP))
-
 
 class SystemdService(Service):
     """systemd, by systemctl."""
@@ -145,13 +139,14 @@ class SystemdService(Service):
     log_command = f"journalctl -u {NAME} -e"
 
     def install(self, command: Sequence[str]) -> bool:
-        self._make_group()
+        self._make_user()
         packaged = self._packaged()
-        if packaged and f"\nExecStart={_command_line(command)}\n" in packaged:
+        if packaged and f"\nExecStart={command_line(command)}\n" in packaged:
             changed = remove_file(self._unit)
         else:
-            text = unit_text(command, groups=self._groups())
+            text = unit_text(command, user=self._user(command), groups=self._groups())
             changed = write_file(self._unit, text.encode(), mode=PUBLIC)
+        self._hand_over_keys()
         if changed:
             self._must("Installing", "systemctl", "daemon-reload")
         return changed
@@ -200,11 +195,32 @@ class SystemdService(Service):
                 return data.decode("utf-8", "replace")
         return ""
 
+    def _make_user(self) -> None:
+        """Without a user the service runs as root, with no more capabilities: it still works."""
+        home = ("--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin")
+        if USER in _names(self._root / "etc/passwd"):
+            return
+        with contextlib.suppress(ServiceError):
+            group = ("--gid", GROUP) if GROUP in _names(self._root / "etc/group") else ("-U",)
+            self._run(("useradd", "--system", *group, *home, USER))
+
+    def _user(self, command: Sequence[str]) -> str:
+        """Whom to run `command` as: root if nobody else can reach it (a checkout in a home)."""
+        exists = USER in _names(self._root / "etc/passwd")
+        return USER if exists and is_reachable(command[0], self._root) else ""
+
     def _groups(self) -> tuple[str, ...]:
         """Of the groups that help, those that exist: systemd refuses a unit that names others."""
-        known = (read_file(self._root / "etc/group") or b"").decode("utf-8", "replace")
-        names = {line.partition(":")[0] for line in known.splitlines()}
-        return tuple(name for name in (GROUP, *SERIAL_GROUPS) if name in names)
+        known = _names(self._root / "etc/group")
+        return tuple(name for name in (GROUP, *SERIAL_GROUPS) if name in known)
+
+    def _hand_over_keys(self) -> None:
+        """Keys belong to whom the unit in force names; systemd hands over the state folder."""
+        unit = (read_file(self._unit) or b"").decode("utf-8", "replace") or self._packaged()
+        owner = f"{USER}:{GROUP}" if f"\nUser={USER}\n" in unit else "root:root"
+        folder = self._root / "etc/hearthgate/keys"
+        make_folder(folder)
+        self._must("Installing", "chown", "-R", "-h", owner, str(folder))
 
 
 class ProcdService(Service):
@@ -217,7 +233,6 @@ class ProcdService(Service):
         known = read_file(self._script)
         if known is not None and GENERATED not in known.decode("utf-8", "replace"):
             return False  # that of the package, which knows UCI as well
-        self._make_group()
         return write_file(self._script, init_text(command).encode(), mode=0o755)
 
     def remove(self) -> bool:
@@ -270,140 +285,7 @@ class ProcdService(Service):
             self._must("Configuring", "uci", "commit", NAME)
 
 
-GENERATED = "# Made by `hearthgate setup`."
-
-
-def _command_line(command: Sequence[str]) -> str:
-    """`command` as systemd reads it. Raises ServiceError for a relative program."""
-    if not command or not command[0].startswith("/"):
-        raise ServiceError(f"The service needs the full path of its program, not {command!r}")
-    words = []
-    for word in command:
-        if any(not c.isprintable() for c in word):
-            raise ServiceError(f"The service's command has unprintable characters: {word!r}")
-        escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-        escaped = escaped.replace("$", "$$")
-        words.append(escaped if re.fullmatch(r"[\w./:=@%+,$-]+", escaped) else f'"{escaped}"')
-    return " ".join(words)
-
-
-def unit_text(command: Sequence[str], *, groups: Sequence[str] = (GROUP, "dialout")) -> str:
-    """The systemd unit that runs `command`. Raises ServiceError."""
-    program = command[0] if command else ""
-    in_home = program.startswith(("/home/", "/root/"))
-    in_tmp = program.startswith(("/tmp/", "/var/tmp/"))  # noqa: S108  # only looked at
-    return _UNIT.format(
-        command=_command_line(command),
-        groups=_group_lines(groups),
-        home="read-only" if in_home else "yes",
-        tmp="no" if in_tmp else "yes",
-    )
-
-
-def _group_lines(groups: Sequence[str]) -> str:
-    """The first one owns what the daemon makes, the control socket above all: no chown needed."""
-    lines = [f"Group={GROUP}"] if GROUP in groups else []
-    others = [group for group in groups if group != GROUP]
-    if others:
-        lines.append(f"SupplementaryGroups={' '.join(others)}")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def init_text(command: Sequence[str]) -> str:
-    """The procd init script for a program that no OpenWrt package brought. Raises ServiceError."""
-    _command_line(command)
-    quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
-    return _INIT.format(generated=GENERATED, command=quoted)
-
-
-# Capabilities: NET_ADMIN makes the TUN device, its addresses and routes; NET_BIND_SERVICE port
-# 80 and 502 on the inner address. SO_BINDTODEVICE needs none since Linux 5.7. It stays root, with
-# no right of root's but these, so that keys and state are root's alone.
-_UNIT = """\
-[Unit]
-Description=hearthgate: devices behind a NAT router through a direct IPsec tunnel
-Documentation=man:hearthgate(1)
-After=network.target
-Wants=network.target
-StartLimitIntervalSec=0
-
-[Service]
-Type=notify
-NotifyAccess=main
-ExecStart={command}
-Restart=always
-RestartSec=2
-# A wrong configuration (78) or command line (64) does not get better by itself.
-RestartPreventExitStatus=64 78
-TimeoutStartSec=60
-TimeoutStopSec=20
-WatchdogSec=30
-StateDirectory=hearthgate
-StateDirectoryMode=0700
-RuntimeDirectory=hearthgate
-RuntimeDirectoryMode=0755
-{groups}UMask=0077
-
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE
-NoNewPrivileges=yes
-
-DevicePolicy=closed
-DeviceAllow=/dev/net/tun rw
-DeviceAllow=char-ttyUSB rw
-DeviceAllow=char-ttyACM rw
-DeviceAllow=char-ttyAMA rw
-DeviceAllow=char-ttyS rw
-DeviceAllow=char-ttyO rw
-DeviceAllow=char-ttymxc rw
-DeviceAllow=char-ttySC rw
-DeviceAllow=char-ttySAC rw
-
-ProtectSystem=strict
-ProtectHome={home}
-PrivateTmp={tmp}
-PrivateMounts=yes
-ProtectProc=invisible
-ProcSubset=pid
-# Out of sight then, and wanted to tell one boot's uptime from another's.
-Environment=HEARTHGATE_BOOT_ID=%b
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RemoveIPC=yes
-KeyringMode=private
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources @obsolete @debug @mount @swap @reboot @module @raw-io
-SystemCallErrorNumber=EPERM
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-_INIT = """\
-#!/bin/sh /etc/rc.common
-{generated}
-# shellcheck disable=SC2034  # read by rc.common
-USE_PROCD=1
-START=95
-STOP=10
-
-start_service() {{
-	procd_open_instance
-	procd_set_param command {command}
-	procd_set_param respawn 3600 5 0
-	procd_set_param stdout 1
-	procd_set_param stderr 1
-	procd_set_param term_timeout 15
-	procd_close_instance
-}}
-"""
+def _names(path: Path) -> set[str]:
+    """The first fields of /etc/passwd or /etc/group."""
+    text = (read_file(path) or b"").decode("utf-8", "replace")
+    return {line.partition(":")[0] for line in text.splitlines()}

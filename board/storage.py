@@ -34,6 +34,7 @@ PUBLIC = 0o644  # configuration
 MAX_FILE_OCTETS = 16 * 1024 * 1024  # no state of ours comes near; a sparse file must not fill RAM
 MAX_DAMAGED_COPIES = 3  # the first ones tell most, and a boot loop must not fill the flash
 _READ_OCTETS = 256 * 1024
+_OURS = (-1, -1)  # an owner: as created
 
 
 class FileOperations:
@@ -122,8 +123,9 @@ def write_file(
 ) -> bool:
     """Replace the content of `path` by `data`; True if anything had to be written.
 
-    The file has `mode` from its first moment on, whatever the umask, and keeps its owner. Raises
-    StorageError; then the old content is still there.
+    The file has `mode` from its first moment on, whatever the umask, and keeps its owner; a new
+    one that root writes belongs to whom its folder belongs (the daemon has a user of its own).
+    Raises StorageError; then the old content is still there.
     """
     folder = path.parent
     temporary = str(folder / f".{path.name}.{os.getpid()}.new")
@@ -159,10 +161,15 @@ def remove_file(path: Path, *, files: FileOperations = SYSTEM) -> bool:
 def make_folder(path: Path, mode: int = 0o700, *, files: FileOperations = SYSTEM) -> bool:
     """Make `path` and what is missing above it; True if anything was made. Raises StorageError.
 
-    A folder that exists keeps its mode: it belongs to whoever made it.
+    A folder that exists keeps its mode: it belongs to whoever made it. A new one that root makes
+    belongs to whom the folder above belongs.
     """
     try:
         files.mkdir(str(path), mode)
+        with opened(files, str(path), os.O_RDONLY | os.O_DIRECTORY) as fd:
+            owner = _folder_owner(path.parent, files)
+            if owner != _OURS:
+                files.fchown(fd, *owner)
     except FileExistsError:
         if not path.is_dir():
             raise StorageError(f"{path} is in the way: a file where a folder is needed") from None
@@ -313,7 +320,7 @@ def _move_aside(path: Path, files: FileOperations) -> Path | None:
 
 
 def _unchanged(path: Path, data: bytes, mode: int, files: FileOperations) -> tuple[int, int] | None:
-    """None if `path` holds `data` with `mode` already, else who is to own it (-1: as created)."""
+    """None if `path` holds `data` with `mode` already, else who is to own it."""
     try:
         with opened(files, str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW) as fd:
             status = files.fstat(fd)
@@ -324,8 +331,19 @@ def _unchanged(path: Path, data: bytes, mode: int, files: FileOperations) -> tup
                 and _read_all(files, fd, len(data), path) == data
             )
             return None if same else (status.st_uid, status.st_gid)
+    except FileNotFoundError:
+        return _folder_owner(path.parent, files)
     except (OSError, StorageError):
-        return -1, -1  # absent, or unreadable: writing tells the truth
+        return _OURS  # unreadable: writing tells the truth
+
+
+def _folder_owner(folder: Path, files: FileOperations) -> tuple[int, int]:
+    """Who is to own what root makes in `folder`."""
+    if os.geteuid() != 0:
+        return _OURS
+    with opened(files, str(folder), os.O_RDONLY | os.O_DIRECTORY) as fd:
+        status = files.fstat(fd)
+    return status.st_uid, status.st_gid
 
 
 def _write_temporary(
@@ -339,7 +357,7 @@ def _write_temporary(
         view = data
         while view:
             view = view[files.write(fd, view) :]
-        if owner != (-1, -1) and owner != (os.geteuid(), os.getegid()):
+        if owner != _OURS:
             with contextlib.suppress(PermissionError):
                 files.fchown(fd, *owner)
         files.fchmod(fd, mode)

@@ -303,16 +303,15 @@ def _lock(path: Path) -> int:
 
 
 def _restrict(path: Path, group: str) -> None:
-    """0660 root:group where we are root and the group exists, else 0600 for us alone."""
-    mode = 0o600
-    if os.geteuid() == 0:
-        import grp
+    """0660 for the group where it exists and we may give the socket to it, else 0600."""
+    import grp
 
-        with contextlib.suppress(KeyError, OSError):
-            number = grp.getgrnam(group).gr_gid
-            if os.stat(path).st_gid != number:  # the unit's Group= needs no right to change it
-                os.chown(path, -1, number)
-            mode = 0o660
+    mode = 0o600
+    with contextlib.suppress(KeyError, OSError):
+        number = grp.getgrnam(group).gr_gid
+        if os.stat(path).st_gid != number:  # the unit's Group= needs no right to change it
+            os.chown(path, -1, number)
+        mode = 0o660
     os.chmod(path, mode)
 
 
