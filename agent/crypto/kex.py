@@ -213,12 +213,13 @@ def _modp_2048(group: int, random: Random) -> KeyExchange:
 class _Group(NamedTuple):
     public_length: int
     generate: Callable[[int, Random], KeyExchange]
+    finite_field: bool = False
 
 
 _GROUPS: Final[dict[int, _Group]] = {
     KeyExchangeId.CURVE25519: _Group(32, X25519KeyExchange),
     KeyExchangeId.ECP_256: _Group(64, _ecp_256),
-    KeyExchangeId.MODP_2048: _Group(256, _modp_2048),
+    KeyExchangeId.MODP_2048: _Group(256, _modp_2048, finite_field=True),
 }
 
 
@@ -232,12 +233,13 @@ def public_length(group: int) -> int:
 
 def supports_group(group: int) -> bool:
     """Whether `generate_key_exchange` takes this group. Cannot fail."""
-    if group == KeyExchangeId.MODP_2048:
+    row = _GROUPS.get(group)
+    if row is not None and row.finite_field:
         try:
             _dh()
         except ImportError:
             return False
-    return group in _GROUPS
+    return row is not None
 
 
 def generate_key_exchange(group: int, random: Random) -> KeyExchange:

@@ -1,9 +1,9 @@
 """Ed25519 keys as people and files have them: text, PEM (RFC 8410), and what is derived from them.
 
-The text of a public key is base64url of its 32 octets without padding, 43 characters. PEM of the
-one shape that RFC 8410 §7 prints is read and written here without cryptography's serialization
-module (2 MB, 11 ms); any other shape is left to it. Left out: encrypted private
-keys, other algorithms.
+The text of a public key is base64url of its 32 octets without padding, 43 characters. PEM and DER
+of the one shape that RFC 8410 §4 and §7 give an Ed25519 key are read and written here, without
+cryptography's serialization module (2 MB, 11 ms). Left out: encrypted private keys, other
+algorithms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ KEY_TEXT_LENGTH: Final = 43
 # Key files are a few hundred octets; more is some other file.
 MAX_KEY_FILE: Final = 16384
 
-PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 §7
+PKCS8_HEAD: Final = bytes.fromhex("302e020100")  # RFC 8410 §7: SEQUENCE, length, version
+PKCS8_ED25519: Final = bytes.fromhex("300506032b657004220420")
 SPKI_PREFIX: Final = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 §4
 
 _FIELD: Final = 2**255 - 19
@@ -143,7 +144,7 @@ class SigningKey:
 
     def pem(self) -> bytes:
         """PKCS #8, not encrypted: a secret."""
-        return _armour(b"PRIVATE KEY", PKCS8_PREFIX + self._seed)
+        return _armour(b"PRIVATE KEY", PKCS8_HEAD + PKCS8_ED25519 + self._seed)
 
     def __repr__(self) -> str:
         return f"SigningKey(public={key_text(self.public)})"
@@ -181,19 +182,18 @@ def load_private_key(data: bytes) -> SigningKey:
     if len(data) == KEY_LENGTH:
         return SigningKey(data)
     der = _unarmour(data, b"PRIVATE KEY")
-    if len(der) == len(PKCS8_PREFIX) + KEY_LENGTH and der.startswith(PKCS8_PREFIX):
-        return SigningKey(der[len(PKCS8_PREFIX) :])
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization as s
-
-    try:
-        key = s.load_der_private_key(der, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InvalidKey("this is not a private key, or it is encrypted") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InvalidKey("this private key is not an Ed25519 key")
-    raw = key.private_bytes(s.Encoding.Raw, s.PrivateFormat.Raw, s.NoEncryption())
-    return SigningKey(raw)
+    start = len(PKCS8_HEAD) + len(PKCS8_ED25519)
+    # Version 1 (RFC 5958) adds the public half at the end, which we compute ourselves.
+    if (
+        len(der) >= start + KEY_LENGTH
+        and der[0] == 0x30
+        and der[1] == len(der) - 2
+        and der[2:4] == b"\x02\x01"
+        and der[4] <= 1
+        and der[len(PKCS8_HEAD) : start] == PKCS8_ED25519
+    ):
+        return SigningKey(der[start : start + KEY_LENGTH])
+    raise InvalidKey("this is not an Ed25519 private key in PKCS #8 without a password")
 
 
 def load_public_key(data: bytes) -> PublicKey:
