@@ -317,9 +317,9 @@ def remove_stale() -> list[str]:
     return _remove_owned(lambda owner: not _is_alive(owner) and not _is_kept(owner))
 
 
-def remove_kept() -> list[str]:
-    """Remove the laboratories that were kept on purpose; returns their namespaces."""
-    return _remove_owned(_is_kept)
+def remove_kept(owner: str = "") -> list[str]:
+    """Remove laboratories that were kept on purpose (of one `Lab.owner`, or all); returns names."""
+    return _remove_owned(lambda tag: _is_kept(tag) and owner in ("", "-".join(tag)))
 
 
 def _remove_owned(condition: Callable[[tuple[str, str]], bool]) -> list[str]:

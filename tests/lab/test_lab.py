@@ -70,6 +70,6 @@ def test_a_kept_laboratory_stays_until_it_is_removed_on_purpose():
         laboratory.remove_stale()
         assert (laboratory.NETNS / host.full).exists()
     finally:
-        removed = laboratory.remove_kept()
+        removed = laboratory.remove_kept(lab.owner)
     assert host.full in removed
     assert not lab.folder.exists()
