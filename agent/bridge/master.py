@@ -90,6 +90,7 @@ class RtuMaster:
         self._quiet_until = 0.0
         self._turns: OrderedDict[int, deque[_Job]] = OrderedDict()
         self._current: _Job | None = None
+        self._last_client = 0
         self._last_ticket = 0
         self._outputs: deque[ToLine | Answer] = deque()
         self.counters = {"requests": 0, "silent": 0, "garbled": 0, "joined": 0, "unsolicited": 0}
@@ -229,10 +230,13 @@ class RtuMaster:
             self._state, self._deadline = _State.PAUSING, self._quiet_until
             return
         if self._current is None:
-            client, queue = self._turns.popitem(last=False)
+            if self._last_client in self._turns:
+                self._turns.move_to_end(self._last_client)  # the others come first
+            client, queue = next(iter(self._turns.items()))
             self._current = queue.popleft()
-            if queue:
-                self._turns[client] = queue  # to the end: the others come first
+            self._last_client = client
+            if not queue:
+                del self._turns[client]
         self._send(self._current, now)
 
     def _send(self, job: _Job, now: float) -> None:
