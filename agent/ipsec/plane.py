@@ -75,6 +75,7 @@ class DataPlane:
         self._by_address: dict[bytes, list[Tunnel]] = {}
         self._wide: list[Tunnel] = []
         self._grants: dict[str, Grants] = {}
+        self._past_traffic: dict[str, tuple[int, int]] = {}
         self._routed: dict[bytes, Tunnel] = {}
         self._next_generation = 0.0
         self._expiring: list[tuple[bytes, bool]] = []
@@ -102,6 +103,8 @@ class DataPlane:
         sa = self._sas.pop(spi_in, None)
         if sa is None:
             return
+        sent, received = self._past_traffic.get(sa.tunnel.peer, (0, 0))
+        self._past_traffic[sa.tunnel.peer] = (sent + sa.octets_out, received + sa.octets_in)
         sa.tunnel.remove(sa)
         if not sa.tunnel.sas:
             del self._tunnels[sa.tunnel]
@@ -123,6 +126,7 @@ class DataPlane:
         """What `peer` may reach; None: echo and answers only. Holds for later SAs too."""
         if grants is None:
             self._grants.pop(peer, None)
+            self._past_traffic.pop(peer, None)
         else:
             self._grants[peer] = grants
         for tunnel in self._tunnels:
@@ -130,6 +134,14 @@ class DataPlane:
                 tunnel.grants = grants or NOTHING
                 for sa in tunnel.sas:
                     sa.verdicts.clear()
+
+    def traffic(self, peer: str) -> tuple[int, int]:
+        """Octets of inner packets with `peer` in all its tunnels so far: (sent, received)."""
+        sent, received = self._past_traffic.get(peer, (0, 0))
+        for sa in self._sas.values():
+            if sa.tunnel.peer == peer:
+                sent, received = sent + sa.octets_out, received + sa.octets_in
+        return sent, received
 
     # What the engine drains
 
