@@ -274,8 +274,12 @@ class Commands:
     async def on_revoke(self, send: Send, peer: str) -> dict[str, Any]:
         """Forget a peer, or an invitation that nobody used; what it had open is closed at once."""
         peers = self.house.copy_peers()
-        gone = [k for k, i in peers.invitations.items() if i.name == peer or i.used_by == (
-            peers.peers[peer].identity if peer in peers.peers else None)]
+        gone = [
+            k
+            for k, i in peers.invitations.items()
+            if i.name == peer
+            or i.used_by == (peers.peers[peer].identity if peer in peers.peers else None)
+        ]
         if peer not in peers.peers and not gone:
             self._learnt(peer)
         peers.peers.pop(peer, None)
@@ -345,9 +349,7 @@ class Commands:
         """The last writes to devices."""
         return self.house.audit_lines(max(1, min(count, 10000)))
 
-    async def _ask(
-        self, peer: str, send: Send, method: str, path: str, body: object = None
-    ) -> Any:  # noqa: ANN401  # JSON
+    async def _ask(self, peer: str, send: Send, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  # JSON
         from agent.web.client import request_json
 
         self._known(peer)

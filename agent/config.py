@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from agent.bridge.devices import DeviceConfig
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
 from agent.crypto.auth import parse_key_text
@@ -21,6 +20,11 @@ from agent.wire.codes import ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import Proposal, parse_proposals
 from agent.wire.selectors import TrafficSelector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.bridge.devices import DeviceConfig
 
 IKE_PORT = 500
 NATT_PORT = 4500
@@ -260,9 +264,7 @@ def _proposals(
         raise table.wrong(key, str(error)) from None
 
 
-def _mediator(
-    name: str, table: Table, read: Callable[[str], bytes] | None
-) -> MediatorConfig:
+def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> MediatorConfig:
     address = table.required_text("address", "the host name or address of the mediation server.")
     try:
         host, port = split_host(address)

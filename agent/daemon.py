@@ -12,11 +12,10 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from agent import profiles
-from agent.bridge.grants import Peer as BridgePeer
 from agent.config import IKE_PORT
 from agent.datagram import Address, Path, Transmit
 from agent.engine import Engine
@@ -40,6 +39,8 @@ from agent.io.udp import UdpSocket
 from agent.ipsec import Offload
 
 if TYPE_CHECKING:
+    from agent.bridge.grants import Peer as BridgePeer
+    from agent.engine.entries import MediatorEntry, PeerEntry
     from agent.house import House
     from agent.services import Services
     from agent.wire.selectors import TrafficSelector
@@ -60,8 +61,8 @@ class Daemon:
         self.started = monotonic()
         self.counters: Counter[str] = Counter()
         self.listeners: set[Listener] = set()
-        self.extra_mediators: list[profiles.MediatorEntry] = []
-        self.extra_peers: list[profiles.PeerEntry] = []
+        self.extra_mediators: list[MediatorEntry] = []
+        self.extra_peers: list[PeerEntry] = []
         self.services: Services | None = None
         self.stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,9 +138,9 @@ class Daemon:
         if self._timer is not None:
             self._timer.cancel()
 
-    def spawn(self, work: object) -> None:
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run a coroutine beside the loop; its failure is logged, never lost."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -239,9 +240,11 @@ class Daemon:
             self._drain()
 
     def _tell_addresses(self) -> None:
-        own = self.tun.name if self.tun else ""
+        own = self._netlink.index(self.tun.name) if self.tun else 0
         addresses = [
-            Address(a.ip, self.port) for a in self._netlink.addresses() if usable(a.ip, a.name, own)
+            Address(a.ip, self.port)
+            for a in self._netlink.addresses()
+            if a.index != own and usable(a.ip)
         ]
         self.engine.set_local_addresses(addresses, monotonic())
 
@@ -304,7 +307,7 @@ class Daemon:
                 log.info("mediator %s: %s%s", event.name, event.state, _because(event.error))
             case PeerChanged():
                 log.info("peer %s: %s%s", event.name, event.state, _because(event.error))
-            case Notice(text):
+            case Notice(text=text):
                 log.warning("%s", text)
             case Enrolled() | Packets():
                 pass
@@ -339,14 +342,12 @@ class Daemon:
         for prefix in old:
             if prefix not in new:
                 self._netlink_try(self._netlink.del_route, *prefix)
-        mine, assigned = set(before.addresses if before else ()), set(
-            after.addresses if after and after.are_ours else ()
-        )
+        mine = set(before.addresses if before else ())
+        assigned = set(after.addresses if after else ())
         for ip in assigned - mine:
             self._netlink_try(self._netlink.add_address, ip, len(ip) * 8)
-        if before is not None and before.are_ours:
-            for ip in mine - assigned:
-                self._netlink_try(self._netlink.del_address, ip, len(ip) * 8)
+        for ip in mine - assigned:
+            self._netlink_try(self._netlink.del_address, ip, len(ip) * 8)
 
     def _netlink_try(self, verb: Callable[..., object], ip: bytes, length: int) -> None:
         assert self.tun is not None
@@ -384,13 +385,13 @@ def str_address(ip: bytes) -> str:
     return Address(ip, 0).host
 
 
-def usable(ip: bytes, interface: str, own: str) -> bool:
-    """Whether a local address can be an endpoint: no loopback, link-local or tunnel address."""
-    if interface in ("lo", own):
-        return False
+def usable(ip: bytes) -> bool:
+    """Whether a local address can be an endpoint: no loopback, no link-local address."""
     if len(ip) == 4:
         return ip[0] != 127 and ip[:2] != b"\xa9\xfe"
-    return ip[0] != 0xFF and not (ip[0] == 0xFE and ip[1] & 0xC0 == 0x80) and ip != bytes(15) + b"\1"
+    return (
+        ip[0] != 0xFF and not (ip[0] == 0xFE and ip[1] & 0xC0 == 0x80) and ip != bytes(15) + b"\1"
+    )
 
 
 def _because(error: str) -> str:

@@ -8,23 +8,26 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent import profiles
-from agent.bridge.grants import Peer as BridgePeer
 from agent.config import NATT_PORT, Config, MediateConfig, load_config
 from agent.crypto.auth import SigningKey, key_text, load_private_key
 from agent.errors import ConfigError, InputError
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
-from agent.layout import Layout
 from agent.peers import MAX_INVITATIONS, OpenInvitation, Peers
 from board import storage
 from board.append_log import AppendLog
 from board.clock import is_plausible
 from board.errors import DamagedFileError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from agent.bridge.grants import Peer as BridgePeer
+    from agent.layout import Layout
 
 log = logging.getLogger("agent.house")
 

@@ -120,9 +120,9 @@ class Peers:
         self.invitations = {
             key: counted
             for key, invitation in self.invitations.items()
-            if not (
-                counted := replace(invitation, served=invitation.served + running)
-            ).is_over(wall)
+            if not (counted := replace(invitation, served=invitation.served + running)).is_over(
+                wall
+            )
         }
         return len(self.invitations) != before
 

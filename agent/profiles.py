@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from agent.bridge.devices import DeviceConfig
 from agent.bridge.grants import Access, Role
 from agent.bridge.grants import Peer as BridgePeer
 from agent.config import (
@@ -19,13 +18,18 @@ from agent.config import (
 from agent.crypto.auth import SigningKey, inner_address, parse_key_text
 from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
-from agent.invitation import Invitation
 from agent.ipsec import ALL, Grants
-from agent.peers import KnownPeer, OpenInvitation, Peers
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import parse_proposals
 from agent.wire.selectors import TrafficSelector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.bridge.devices import DeviceConfig
+    from agent.invitation import Invitation
+    from agent.peers import KnownPeer, OpenInvitation, Peers
 
 OUR_IKE = parse_proposals(IKE_PROPOSALS, ProtocolId.IKE)
 OUR_ESP = parse_proposals(ESP_PROPOSALS, ProtocolId.ESP)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from agent.commands import Commands
 from agent.crypto.auth import key_text
 from agent.daemon import Daemon, str_address
 from agent.house import House
 from agent.io.local import serve as serve_control
-from agent.layout import Layout
 from board import storage
-from board.watchdog import Watchdog
+from board.watchdog import Notifier
+
+if TYPE_CHECKING:
+    from agent.layout import Layout
 
 log = logging.getLogger("agent")
 
@@ -28,7 +32,7 @@ async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
     logging.raiseExceptions = False  # a full disk behind stderr must not end anything
     house = House.open(layout, mediate)
     storage.make_folder(layout.run, 0o755)
-    watchdog = Watchdog()
+    notifier = Notifier()
     daemon = Daemon(house)
     control = await serve_control(layout.socket, Commands(daemon).handle)
     try:
@@ -39,14 +43,21 @@ async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
         # What is here now stays; the collector need not walk through it again and again.
         gc.collect()
         gc.freeze()
-        watchdog.ready()
-        daemon.spawn(watchdog.keep_alive())
+        notifier.ready()
+        if notifier.interval is not None:
+            daemon.spawn(_keep_alive(notifier, notifier.interval))
         await daemon.stopping.wait()
-        watchdog.stopping()
+        notifier.stopping()
     finally:
         await control.close()
         await daemon.stop()
     return 0
+
+
+async def _keep_alive(notifier: Notifier, interval: float) -> None:
+    while True:
+        notifier.alive()
+        await asyncio.sleep(interval)
 
 
 def _announce(house: House, daemon: Daemon) -> None:
@@ -59,4 +70,3 @@ def _announce(house: House, daemon: Daemon) -> None:
     mediate = house.config.mediate
     if mediate is not None:
         print(f"{mediate.address}#{key_text(house.keys.mediation.public)}", flush=True)
-

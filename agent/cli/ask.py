@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import HearthgateError
 from agent.layout import Layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Progress = Callable[[dict[str, Any]], None]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.cli.ask import print_json
 from agent.house import read_config
 from agent.layout import Layout
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,4 +36,3 @@ def run(args: argparse.Namespace) -> int:
             shown = ", ".join(value) if isinstance(value, list) else ("yes" if value else "no")
             print(f"  {key:<10} {shown or 'none'}")
     return 0
-

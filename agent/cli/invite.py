@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from agent.cli.ask import ask, print_json
 from agent.config import ROLES
 from agent.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
 
 DAY = 86400
 

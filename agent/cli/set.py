@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from typing import TYPE_CHECKING
 
 from agent.cli.ask import ask, print_json, show_progress
 from agent.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

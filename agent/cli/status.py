@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cli.ask import ask, duration, print_json, table
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

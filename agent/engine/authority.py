@@ -6,15 +6,19 @@ identity), and invited ones (pinned one-time identity, childless, may only enrol
 
 from __future__ import annotations
 
-from agent.datagram import Path
-from agent.engine.entries import MediatedPeer, PeerEntry, ServerEntry
-from agent.ike.extension import Extension
+from typing import TYPE_CHECKING
+
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
 from agent.mediation.server import ServerExtension
 from agent.wire.codes import IdType
-from agent.wire.payloads import Identification
-from agent.wire.proposals import Proposal
+
+if TYPE_CHECKING:
+    from agent.datagram import Path
+    from agent.engine.entries import MediatedPeer, PeerEntry, ServerEntry
+    from agent.ike.extension import Extension
+    from agent.wire.payloads import Identification
+    from agent.wire.proposals import Proposal
 
 KEY_LENGTH = 32
 MEDIATED = "mediated"  # the name of every peer of the server: it keeps none
@@ -87,9 +91,7 @@ class Authority:
         )
 
     @staticmethod
-    def _mediated_peer(
-        server: ServerEntry, remote_id: Identification, known: MediatedPeer
-    ) -> Peer:
+    def _mediated_peer(server: ServerEntry, remote_id: Identification, known: MediatedPeer) -> Peer:
         auth = known.auth
         return Peer(
             name=MEDIATED,

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from agent.datagram import Path
 from agent.engine.backoff import Backoff, Random
-from agent.engine.entries import PeerEntry
 from agent.engine.events import Event, PeerChanged, ResolveWanted, TunnelDown, TunnelUp
 from agent.engine.registration import Registration
 from agent.engine.registration import State as RegistrationState
 from agent.engine.sentences import connect_failed, peer_closed
-from agent.ike.events import ChildSaEstablished, IkeSaClosed, IkeSaEstablished
-from agent.ike.extension import Extension
-from agent.ike.table import Ike
 from agent.mediation.events import ConnectFailed, ConnectStage
 from agent.status import PeerStatus
-from agent.wire.payloads import Identification
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.datagram import Path
+    from agent.engine.entries import PeerEntry
+    from agent.ike.events import ChildSaEstablished, IkeSaClosed, IkeSaEstablished
+    from agent.ike.extension import Extension
+    from agent.ike.table import Ike
+    from agent.wire.payloads import Identification
 
 RETRY_FIRST = 5.0  # seconds; a person may be waiting
 RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway
@@ -65,6 +69,7 @@ class Connection:
         self._error = ""
         self._attempt_error = ""
         self._replaced: list[float] = []
+        self._is_initiator = False
 
     def is_called(self, pseudonym: Identification) -> bool:
         """Whether this is the peer behind `pseudonym`."""
@@ -156,6 +161,7 @@ class Connection:
         self.connect_id = None
         self.ike_id = event.ike_id
         self._path, self._suite, self._error = event.path, event.suite, ""
+        self._is_initiator = event.is_initiator
         self._backoff.reset()
         if self.entry.peer.child is None:
             self._to(State.UP, now, None)
@@ -164,7 +170,11 @@ class Connection:
         """Packets can flow."""
         self.children.add(event.spi_in)
         self._emit(
-            TunnelUp(name=self.entry.name, remote_ts=event.remote_ts, addresses=event.addresses)
+            TunnelUp(
+                name=self.entry.name,
+                remote_ts=event.remote_ts,
+                addresses=event.addresses if self._is_initiator else (),
+            )
         )
         self._to(State.UP, now, None)
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from agent.datagram import Address, Dropped, Path, Received, Transmit
-from agent.engine.authority import MEDIATED, Authority
+from agent.engine.authority import Authority
 from agent.engine.connection import Connection
 from agent.engine.enrolment import EnrolmentExtension, enrol
-from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
-from agent.engine.events import Enrolled, Event, MediatorChanged, Notice, Output, Packets
+from agent.engine.events import Enrolled, Event, Notice, Output, Packets
 from agent.engine.registration import Registration
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
 from agent.ike.table import Ike, IkeSettings
-from agent.ipsec import DataPlane, Grants, Offload
+from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
 from agent.mediation.client import MediationClient
 from agent.mediation.connect_id import responder_factory
@@ -31,8 +31,14 @@ from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
 from agent.wire.esp import NON_ESP_MARKER
-from agent.wire.payloads import Identification
-from agent.wire.proposals import Proposal
+
+if TYPE_CHECKING:
+    from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
+    from agent.ike.extension import Extension
+    from agent.ike.sa import IkeSa
+    from agent.wire.message import Message
+    from agent.wire.payloads import Identification
+    from agent.wire.proposals import Proposal
 
 Random = Callable[[int], bytes]
 Key = tuple[str, str]
@@ -273,13 +279,21 @@ class Engine:
             if not connection.entry.one_time:
                 sa = self._ike.sa(connection.ike_id) if connection.ike_id is not None else None
                 sent, received = self._plane.traffic(name)
-                peers.append(connection.status(now, sent, received, sa.round_trip if sa else None))
+                peers.append(connection.status(now, sent, received, sa.rtt if sa else None))
         return EngineStatus(
             mediators=tuple(r.status(now) for r in self._registrations.values()),
             peers=tuple(peers),
             server=server,
             dropped={**self.dropped, **self._plane.counters},
         )
+
+    def close(self, now: float) -> None:
+        """Say goodbye to everybody; what is to be sent is in the outputs."""
+        for connection in self._connections.values():
+            connection.unwant(now)
+        for registration in self._registrations.values():
+            registration.stop(now)
+        self._settle(now)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -365,14 +379,14 @@ class Engine:
             case me.RegistrationLost(reason=me.RegistrationLoss.NO_MEDIATOR):
                 registration.on_refused("this server does no mediation; is the address right?", now)
             case me.ConnectProgress():
-                if (connection := self._calling(event.connect_id)) is not None:
-                    connection.on_progress(event.connect_id, event.stage, now)
+                if (calling := self._calling(event.connect_id)) is not None:
+                    calling.on_progress(event.connect_id, event.stage, now)
             case me.PathFound(is_initiator=True):
-                if (connection := self._calling(event.connect_id)) is not None:
-                    connection.on_path_found(event.connect_id, event.path, now)
+                if (calling := self._calling(event.connect_id)) is not None:
+                    calling.on_path_found(event.connect_id, event.path, now)
             case me.ConnectFailed():
-                if (connection := self._calling(event.connect_id)) is not None:
-                    connection.on_connect_failed(event, now)
+                if (calling := self._calling(event.connect_id)) is not None:
+                    calling.on_connect_failed(event, now)
             case me.PeerOnline():
                 for connection in self._connections.values():
                     if connection.is_called(event.pseudonym):
@@ -398,7 +412,9 @@ class Engine:
         if connection is not None:
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
-                self._emit(Notice(f"{event.peer}: two machines use the same keys; pair them anew."))
+                self._emit(
+                    Notice(text=f"{event.peer}: two machines use the same keys; pair them anew.")
+                )
 
     def _on_path_changed(self, ike_id: int, path: Path) -> None:
         self._plane.set_path(ike_id, path)
@@ -431,7 +447,7 @@ class Engine:
             self._ike.expire_child(spi_in, hard, now)
             self._settle(now)
 
-    def _server_extension(self, sa: object, message: object) -> object:
+    def _server_extension(self, sa: IkeSa, message: Message | None) -> Extension | None:
         return self._server.factory(sa, message) if self._server is not None else None
 
     def _owner(self, ike_id: int) -> Connection | None:
@@ -455,7 +471,9 @@ class Engine:
         server = self._authority.server
         known = server.peers.get(called.key) if server is not None else None
         caller_entry = server.peers.get(caller.key) if server is not None else None
-        return known is not None and caller_entry is not None and called.key in caller_entry.may_call
+        return (
+            known is not None and caller_entry is not None and called.key in caller_entry.may_call
+        )
 
     def _accepts(self, pseudonym: Identification) -> bool:
         return any(c.is_called(pseudonym) for c in self._connections.values())

@@ -6,7 +6,6 @@ sent only where the identity of an invitation has been proven.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.ike.extension import Extension
@@ -14,6 +13,8 @@ from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.payloads import NotifyPayload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.ike.sa import IkeSa
     from agent.ike.table import Ike
     from agent.wire.message import Message

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from agent.crypto.auth import SigningKey
-from agent.ike.pad import Peer, PskAuth
-from agent.ipsec.spd import Grants
-from agent.wire.payloads import Identification
-from agent.wire.proposals import Proposal
+if TYPE_CHECKING:
+    from agent.crypto.auth import SigningKey
+    from agent.ike.pad import Peer, PskAuth
+    from agent.ipsec.spd import Grants
+    from agent.wire.payloads import Identification
+    from agent.wire.proposals import Proposal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent.datagram import Path, Transmit
-from agent.wire.selectors import TrafficSelector
+
+if TYPE_CHECKING:
+    from agent.wire.selectors import TrafficSelector
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from agent.datagram import Address, Path
 from agent.engine.backoff import Backoff, Random
-from agent.engine.entries import MediatorEntry
 from agent.engine.events import Event, MediatorChanged, ResolveWanted
 from agent.engine.sentences import mediator_closed
-from agent.ike.events import IkeSaClosed
-from agent.ike.table import Ike
-from agent.mediation.client import MediationClient
 from agent.status import MediatorStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.datagram import Address, Path
+    from agent.engine.entries import MediatorEntry
+    from agent.ike.events import IkeSaClosed
+    from agent.ike.table import Ike
+    from agent.mediation.client import MediationClient
 
 RETRY_FIRST = 2.0  # seconds; a mediator that restarts is back at once
 RETRY_LIMIT = 120.0  # seconds; 400 gateways then knock three times a second at most

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from agent.ike.events import InstallChildSa
+from typing import TYPE_CHECKING
+
 from agent.ipsec import EspSaParameters
+
+if TYPE_CHECKING:
+    from agent.ike.events import InstallChildSa
 
 
 def esp_parameters(order: InstallChildSa) -> EspSaParameters:

@@ -1,0 +1,152 @@
+"""What can be wrong with a machine, looked at one thing after the other. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent.bridge.devices import MqttConfig
+from agent.errors import HearthgateError
+from agent.house import read_config
+from board import storage
+from board.clock import is_plausible
+from board.detect import InitSystem, detect_board
+from board.errors import BoardError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.config import Config
+    from agent.layout import Layout
+
+LOW_DISK = 1 << 20  # octets; state and audit log together stay below
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`ok` None: worth knowing, not wrong."""
+
+    what: str
+    ok: bool | None
+    text: str
+
+
+def examine(layout: Layout) -> list[Finding]:
+    """Everything, most basic first."""
+    findings = [_board(layout), _rights(), _tun(), _clock(), *_files(layout)]
+    config, found = _config(layout)
+    findings.append(found)
+    if config is not None:
+        findings += _ports(config)
+    findings += _daemon(layout)
+    return findings
+
+
+def _board(layout: Layout) -> Finding:
+    board = detect_board()
+    service = {
+        InitSystem.SYSTEMD: "systemd",
+        InitSystem.PROCD: "procd",
+        InitSystem.NONE: "no service manager of ours",
+    }[board.init]
+    memory = f"{board.memory_octets >> 20} MB" if board.memory_octets else "unknown memory"
+    return Finding("board", None, f"{board.model}, {board.distribution}, {memory}, {service}")
+
+
+def _rights() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("rights", True, "root")
+    return Finding("rights", None, "not root; the daemon needs root or CAP_NET_ADMIN")
+
+
+def _tun() -> Finding:
+    if not os.path.exists("/dev/net/tun"):
+        return Finding("tun", False, "/dev/net/tun is missing: modprobe tun")
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return Finding("tun", None, "/dev/net/tun is there, but not for this user")
+    return Finding("tun", True, "/dev/net/tun is there")
+
+
+def _clock() -> Finding:
+    now = time.time()
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if is_plausible(now):
+        return Finding("clock", True, shown)
+    return Finding(
+        "clock", None, f"{shown} cannot be right; everything works, but invitations last by uptime"
+    )
+
+
+def _files(layout: Layout) -> Iterator[Finding]:
+    for path in (layout.identity_key, layout.mediation_key):
+        try:
+            mode = path.stat().st_mode & 0o777
+        except FileNotFoundError:
+            yield Finding("keys", None, f"{path} is made at the first start")
+            continue
+        except OSError as error:
+            yield Finding("keys", None, f"{path} cannot be looked at: {error.strerror}")
+            continue
+        if mode & 0o077:
+            yield Finding("keys", False, f"{path} can be read by others: chmod 600 {path}")
+        else:
+            yield Finding("keys", True, f"{path} is private")
+    folder = layout.state
+    while not folder.exists():
+        folder = folder.parent
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    yield Finding("disk", free >= LOW_DISK, f"{free >> 20} MB free at {folder}")
+    for path in storage.damaged_copies(layout.state):
+        yield Finding("state", False, f"{path} is a damaged file that was kept aside; restore it")
+
+
+def _config(layout: Layout) -> tuple[Config | None, Finding]:
+    try:
+        config = read_config(layout)
+    except (HearthgateError, BoardError) as error:
+        return None, Finding("configuration", False, error.sentence)
+    if not layout.config.exists():
+        return config, Finding("configuration", None, f"{layout.config} is not there; defaults")
+    return config, Finding("configuration", True, str(layout.config))
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    for device in config.devices:
+        if isinstance(device, MqttConfig):
+            continue
+        port = device.line.port
+        there = os.path.exists(port)
+        yield Finding(
+            f"device {device.name}",
+            there,
+            f"{port} is there" if there else f"{port} is not there: is the adapter plugged in?",
+        )
+
+
+def _daemon(layout: Layout) -> Iterator[Finding]:
+    from agent.io.local import ControlClient
+
+    status: dict[str, Any] = {}
+    try:
+        for line in ControlClient(layout.socket, timeout=5).request({"command": "status"}):
+            status = line.get("result") or status
+    except HearthgateError as error:
+        yield Finding("daemon", False, error.sentence)
+        return
+    yield Finding("daemon", True, f"runs since {status['uptime']:.0f} s, UDP {status['port']}")
+    for mediator in status["mediators"]:
+        registered = mediator["state"] == "registered"
+        seen = f", seen as {mediator['reflexive']}" if mediator["reflexive"] else ""
+        text = f"registered{seen}" if registered else f"{mediator['state']}: {mediator['error']}"
+        yield Finding(f"mediator {mediator['name']}", registered, text)
+    for peer in status["peers"]:
+        if peer["wanted"] or peer["state"] == "up":
+            up = peer["state"] == "up"
+            text = f"up, {peer['path']}" if up else f"{peer['state']}: {peer['error']}"
+            yield Finding(f"peer {peer['name']}", up, text)
+    for device in status["devices"]:
+        if device.get("reason"):
+            yield Finding(f"device {device['name']}", False, str(device["reason"]))
