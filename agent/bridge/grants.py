@@ -9,6 +9,7 @@ A peer has one role, which holds for all devices, and any number of grants, each
     connect:boiler                           its listener: raw serial, MQTT, Modbus TCP for reading
     raw-write:boiler  raw-write:boiler/10-19 writes over Modbus TCP, to all or these registers
     tcp:22  udp:53                           a port of the gateway itself
+    all                                      every port of the gateway and what is routed behind it
 
 What is not granted here does not exist for the peer. Points keep their limits for everyone.
 """
@@ -75,6 +76,8 @@ class Grant:
 
 def parse_grant(text: str) -> Grant:
     """Raises ValueError saying what is allowed."""
+    if text == "all":
+        return Grant(text)
     what, _, target = text.partition(":")
     if what in ("tcp", "udp"):
         if not re.fullmatch(r"\d{1,5}", target) or not 1 <= int(target) <= 65535:
@@ -83,7 +86,7 @@ def parse_grant(text: str) -> Grant:
     if what not in (*_READS, "read", "write", "connect", "raw-write"):
         raise ValueError(
             f"grant {text!r:.60}: allowed are reader, operator, technician, owner (also with "
-            ":DEVICE), read:DEVICE[.POINT], write:DEVICE[.POINT], connect:DEVICE, "
+            ":DEVICE), all, read:DEVICE[.POINT], write:DEVICE[.POINT], connect:DEVICE, "
             "raw-write:DEVICE[/REGISTERS], tcp:PORT, udp:PORT"
         )
     if what in _READS and not target and ":" not in text:
