@@ -16,7 +16,7 @@ E = TypeVar("E", bound=IntEnum)
 def known(codes: type[E], value: int) -> E | int:
     """The member of `codes` with this value, else the value itself. Cannot fail."""
     member = codes._value2member_map_.get(value)
-    return value if member is None else codes(value)
+    return member if isinstance(member, codes) else value
 
 
 class PayloadType(IntEnum):

@@ -33,7 +33,6 @@ KEYWORDS: dict[str, Keyword] = {
     "aes128gcm128": Keyword(_ENCR, EncryptionId.ENCR_AES_GCM_16, 128),
     "aes256gcm128": Keyword(_ENCR, EncryptionId.ENCR_AES_GCM_16, 256),
     "chacha20poly1305": Keyword(_ENCR, EncryptionId.ENCR_CHACHA20_POLY1305),
-    "chacha20poly1305compat": Keyword(_ENCR, EncryptionId.ENCR_CHACHA20_POLY1305, 256),
     "aes128": Keyword(_ENCR, EncryptionId.ENCR_AES_CBC, 128),
     "aes256": Keyword(_ENCR, EncryptionId.ENCR_AES_CBC, 256),
     "aes": Keyword(_ENCR, EncryptionId.ENCR_AES_CBC, 128),

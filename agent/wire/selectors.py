@@ -193,8 +193,8 @@ def decode_selectors(data: bytes) -> tuple[TrafficSelector, ...]:
 
 
 def encode_selectors(selectors: Sequence[TrafficSelector]) -> bytes:
-    """The body of a TSi or TSr payload. Raises WireError for none or more than 255."""
-    if not 0 < len(selectors) <= MAX_SELECTORS:
+    """The body of a TSi or TSr payload. Raises WireError for more than 255."""
+    if len(selectors) > MAX_SELECTORS:
         raise WireError("selector_count")
     parts = [_COUNT.pack(len(selectors))]
     for ts in selectors:
