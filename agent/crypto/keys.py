@@ -166,7 +166,7 @@ def parse_key_text(text: str) -> bytes:
     Only the one way to write a key is taken, so that texts may be compared as texts.
     """
     text = text.strip()
-    if len(text) != KEY_TEXT_LENGTH or not text.isascii() or "+" in text or "/" in text:
+    if len(text) != KEY_TEXT_LENGTH or not text.isascii():
         raise InvalidKey(f"a public key is written in {KEY_TEXT_LENGTH} characters A-Z a-z 0-9 - _")
     try:
         raw = binascii.a2b_base64(text.translate(_FROM_URL) + "=")

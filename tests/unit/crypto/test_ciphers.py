@@ -260,6 +260,16 @@ def test_cbc_takes_whole_blocks_only():
         cipher.seal(bytes(16), bytes(17), b"")
 
 
+@frugality
+@pytest.mark.parametrize(("iv", "ciphertext"), [(16, 0), (16, 17), (16, 8), (15, 32), (0, 16)])
+def test_a_right_icv_around_no_whole_blocks(iv, ciphertext, frugal):
+    """Only who has the keys can send this, and must not get a partial plaintext for it."""
+    cipher = some_cipher((CBC, 128, SHA2_256), frugal=frugal)
+    icv = cipher._icv(b"head" + bytes(iv) + bytes(ciphertext))
+    with pytest.raises(IntegrityError):
+        cipher.open(bytes(iv), bytes(ciphertext) + icv, b"head")
+
+
 @suites
 @given(plaintext=st.binary(max_size=200), aad=st.binary(max_size=40), trailer=st.binary(max_size=4))
 def test_open_undoes_seal(suite, plaintext, aad, trailer):

@@ -113,6 +113,9 @@ def encrypted_pem() -> bytes:
         RFC8410_PRIVATE[:-30],
         RFC8410_PRIVATE.replace(b"MC4", b"M"),
         b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n",
+        RFC8410_PRIVATE + b"\n" * 20000,
+        bytes.fromhex("302e020102300506032b657004220420") + SEED,  # a version that nobody defined
+        bytes.fromhex("302e020100300506032b657004220420") + SEED + b"\0",
         x25519_pem(),
         encrypted_pem(),
     ],
