@@ -6,7 +6,10 @@ its notify) or while a response is (the exchange failed with it). Neither ever l
 
 from __future__ import annotations
 
-from agent.wire.codes import NotifyType
+from typing import Final
+
+from agent.ike.events import CloseReason
+from agent.wire.codes import NotifyType, known
 
 
 class Ignored(Exception):
@@ -103,3 +106,18 @@ class ChildSaNotFound(ProtocolError):
     """The Child SA to be rekeyed is not there; the SPI is copied into the answer."""
 
     notify = NotifyType.CHILD_SA_NOT_FOUND
+
+
+_REASONS: Final[dict[int, CloseReason]] = {
+    NotifyType.NO_PROPOSAL_CHOSEN: CloseReason.NO_PROPOSAL_CHOSEN,
+    NotifyType.INVALID_KE_PAYLOAD: CloseReason.NO_PROPOSAL_CHOSEN,
+    NotifyType.AUTHENTICATION_FAILED: CloseReason.AUTHENTICATION_FAILED,
+    NotifyType.TS_UNACCEPTABLE: CloseReason.TS_UNACCEPTABLE,
+}
+
+
+def reason_for(notify: int) -> tuple[CloseReason, str]:
+    """Reason and detail for an error notify."""
+    name = known(NotifyType, notify)
+    detail = name.name if isinstance(name, NotifyType) else f"notify {notify}"
+    return _REASONS.get(notify, CloseReason.REFUSED), detail

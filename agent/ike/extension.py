@@ -37,9 +37,7 @@ class Extension:
         again for retransmissions.
         """
 
-    def on_request(
-        self, sa: IkeSa, message: Message, payloads: list[Payload], now: float
-    ) -> None:
+    def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
         """A request of the peer (decrypted) was accepted; add to `payloads` of the response.
 
         In IKE_AUTH this comes after the proof was checked (`sa.remote_id` is proven).

@@ -1,8 +1,8 @@
 """The peer authorization database: who may authenticate how, and what it then may have.
 
-RFC 4301 §4.4.3, in the words of RFC 7296: identities, authentication data, proposals, and the policy
-of the one Child SA. These are values; who fills them (configuration, invitations, a mediator that
-takes self-certifying pseudonyms) is not known here. Certificates and EAP are left out.
+RFC 4301 §4.4.3, in the words of RFC 7296: identities, authentication data, proposals, and the
+policy of the one Child SA. These are values; who fills them (configuration, invitations, a mediator
+that takes self-certifying pseudonyms) is not known here. Certificates and EAP are left out.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Peer:
     remote_auth: PskAuth | KeyAuth
     proposals: tuple[Proposal, ...]
     child: ChildPolicy | None = None
-    lifetimes: Lifetimes = Lifetimes()  # noqa: RUF009 - frozen, shared on purpose
+    lifetimes: Lifetimes = Lifetimes()
     liveness_seconds: float = 30.0
     unique: bool = True
 

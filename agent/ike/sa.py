@@ -1,30 +1,534 @@
-"""One IKE SA."""
+"""One IKE SA: its windows, timers and Child SAs, and what happens to each message of it.
+
+RFC 7296 §2.1 to §2.4, §2.21, §2.23 (following the address of a peer behind NAT). Who it is with and
+what the exchanges mean is in the files of the exchanges; `states` says what is legal when.
+An established childless SA is to stay small (a mediator holds ten thousand): what only the
+handshake needs is in `Handshake` and goes with it. More attributes than the soft limit: each is
+read by several exchanges, and a struct in between would only rename them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from agent.datagram import Path, Transmit
+from agent.ike import create_child_sa, ike_auth, ike_sa_init, informational, succession
+from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError, UnsupportedCritical
+from agent.ike.events import ChildSaClosed, CloseReason, IkeSaClosed, PathChanged, RemoveChildSa
+from agent.ike.exchange import (
+    LAST_MESSAGE_ID,
+    REKEY_MESSAGE_ID,
+    Incoming,
+    Outgoing,
+    Task,
+    first_interval,
+    smoothed,
+)
+from agent.ike.rules import check
+from agent.ike.states import (
+    ACCEPTS,
+    LINGER_SECONDS,
+    MINE,
+    PROBE_SECONDS,
+    IkeState,
+    Step,
+    When,
+    after,
+)
+from agent.timers import Timers
+from agent.wire.codes import ExchangeType
+from agent.wire.errors import UnsupportedCriticalPayload, WireError
+from agent.wire.message import Header, Message, decode_message, decode_payloads, encode_message
+from agent.wire.payloads import Encrypted, NotifyPayload
 
 if TYPE_CHECKING:
-    from agent.datagram import Path
+    from collections.abc import Callable, Sequence
+
+    from agent.ike.child import ChildSa
     from agent.ike.extension import Extension
+    from agent.ike.handshake import Handshake
     from agent.ike.pad import Peer
-    from agent.wire.payloads import Identification
+    from agent.ike.succession import RekeyCollision
+    from agent.ike.suite import Protection, Suite
+    from agent.ike.table import Ike
+    from agent.wire.payloads import Identification, Payload
+
+    # What a request handler returns: the payloads of the response, and what to do once it is sent.
+    Reply = tuple[list[Payload], Callable[[], None] | None]
+
+NO_SPI: Final = bytes(8)
 
 
 class IkeSa:
-    """What extensions may read of an IKE SA."""
+    """See the module. Extensions read `ike_id`, `path`, `peer`, `remote_id`, `started_by_us`, …
 
-    ike_id: int
-    is_initiator: bool  # of this very SA: the I flag
-    started_by_us: bool  # of the first IKE SA; stays so over rekeyings
-    path: Path
-    peer: Peer | None
-    remote_id: Identification | None  # proven once established
-    behind_nat: bool
-    remote_behind_nat: bool
-    extensions: tuple[Extension, ...]
+    `is_initiator` is the I flag of this very SA, `started_by_us` that of the first one, which
+    stays over rekeyings. `remote_id` is proven once `established`.
+    """
+
+    __slots__ = (
+        "behind_nat",
+        "children",
+        "collision",
+        "established_at",
+        "extensions",
+        "handshake",
+        "ike_id",
+        "incoming",
+        "is_initiator",
+        "last_seen",
+        "local_spi",
+        "outgoing",
+        "path",
+        "peer",
+        "protection",
+        "remote_behind_nat",
+        "remote_id",
+        "remote_spi",
+        "rtt",
+        "started_by_us",
+        "state",
+        "suite",
+        "table",
+        "timers",
+    )
+
+    def __init__(
+        self,
+        table: Ike,
+        ike_id: int,
+        state: IkeState,
+        path: Path,
+        *,
+        local_spi: bytes,
+        remote_spi: bytes = NO_SPI,
+        is_initiator: bool,
+        started_by_us: bool,
+    ) -> None:
+        self.table = table
+        self.ike_id = ike_id
+        self.state = state
+        self.path = path
+        self.local_spi = local_spi
+        self.remote_spi = remote_spi
+        self.is_initiator = is_initiator
+        self.started_by_us = started_by_us
+        self.peer: Peer | None = None
+        self.remote_id: Identification | None = None
+        self.behind_nat = False
+        self.remote_behind_nat = False
+        self.extensions: tuple[Extension, ...] = ()
+        self.suite: Suite | None = None
+        self.protection: Protection | None = None
+        self.handshake: Handshake | None = None
+        self.collision: RekeyCollision | None = None
+        self.children: dict[bytes, ChildSa] | None = None
+        self.incoming = Incoming()
+        self.outgoing = Outgoing()
+        self.timers: Timers[When] = Timers()
+        self.established_at = 0.0
+        self.last_seen = 0.0
+        self.rtt = 0.0
+
+    # -- what it is ------------------------------------------------------------------------------
 
     @property
     def established(self) -> bool:
-        """Whether both sides have proven who they are."""
-        raise NotImplementedError
+        """Whether both sides have proven who they are (and it is still in use)."""
+        return self.state is IkeState.ESTABLISHED
+
+    @property
+    def spis(self) -> bytes:
+        """SPIi and SPIr, 16 octets."""
+        if self.is_initiator:
+            return self.local_spi + self.remote_spi
+        return self.remote_spi + self.local_spi
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this SA is the one that `ike_id` stands for."""
+        return self.table.sa(self.ike_id) is self
+
+    def step(self, step: Step) -> None:
+        """Move on as the table of states says."""
+        self.state = after(self.state, step)
+
+    def header(self, exchange: int, message_id: int, *, is_response: bool) -> Header:
+        """The header of a message that we send."""
+        spis = self.spis
+        return Header(
+            initiator_spi=spis[:8],
+            responder_spi=spis[8:],
+            exchange=exchange,
+            is_initiator=self.is_initiator,
+            is_response=is_response,
+            message_id=message_id,
+        )
+
+    # -- requests of ours ------------------------------------------------------------------------
+
+    def submit(self, task: Task, now: float) -> None:
+        """Send `task`'s request as soon as the window is free."""
+        if self.state is IkeState.CLOSED or not self.outgoing.enqueue(task):
+            task.on_lost(self, now)
+            return
+        self.send_next(now)
+
+    def send_next(self, now: float) -> None:
+        """If the window is free, send what waits for it."""
+        while self.outgoing.task is None and (task := self.outgoing.pop()) is not None:
+            payloads = task.build(self, now)
+            if payloads is None:
+                continue
+            if self.outgoing.next_id >= LAST_MESSAGE_ID:
+                self.close(CloseReason.REKEY_FAILED, "message IDs ran out", now)
+                return
+            for extension in self.extensions:
+                extension.on_request_building(self, task.exchange, payloads)
+            self.send_request(task, payloads, now)
+            if self.outgoing.next_id == REKEY_MESSAGE_ID:
+                self.timers.set(When.REKEY, now)
+
+    def send_request(self, task: Task, payloads: Sequence[Payload], now: float) -> None:
+        """Put `task` in flight with these payloads and the message ID that is due."""
+        header = self.header(task.exchange, self.outgoing.next_id, is_response=False)
+        data = self._seal(header, payloads)
+        interval = first_interval(self.table.settings, self.rtt)
+        self.outgoing.start(task, data, interval, now)
+        self.timers.set(When.RETRANSMIT, now + interval)
+        self.transmit(self.path, data)
+
+    def transmit(self, path: Path, data: bytes) -> None:
+        """Send `data` along `path`."""
+        self.table.emit(Transmit(path, data))
+
+    def _seal(self, header: Header, payloads: Sequence[Payload]) -> bytes:
+        if header.exchange == ExchangeType.IKE_SA_INIT:
+            return encode_message(header, payloads)
+        assert self.protection is not None
+        return self.protection.seal(header, payloads, self.table.random)
+
+    def abandon_request(self, now: float) -> None:
+        """Stop sending the request in flight; this SA sends no other (its window is stuck)."""
+        task = self.outgoing.task
+        if task is not None:
+            self.outgoing.clear()
+            self.timers.stop(When.RETRANSMIT)
+            task.on_lost(self, now)
+
+    # -- datagrams -------------------------------------------------------------------------------
+
+    def receive(self, path: Path, header: Header, data: bytes, now: float) -> None:
+        """A message with our SPI. Raises Ignored or WireError if it is not accepted."""
+        if header.is_initiator == self.is_initiator:
+            raise Ignored("reflected")
+        theirs = header.initiator_spi if header.is_initiator else header.responder_spi
+        if self.state is IkeState.INIT_SENT:
+            if not header.is_response or header.exchange != ExchangeType.IKE_SA_INIT:
+                raise Ignored("state")
+            ike_sa_init.on_response(self, path, header, data, now)
+            return
+        if theirs != self.remote_spi:
+            raise Ignored("unknown_spi")
+        if header.is_response:
+            self._receive_response(path, header, data, now)
+        else:
+            self._receive_request(path, header, data, now)
+
+    def _receive_response(self, path: Path, header: Header, data: bytes, now: float) -> None:
+        task = self.outgoing.task
+        if task is None or header.message_id != self.outgoing.next_id:
+            raise Ignored("unsolicited")
+        if header.exchange != task.exchange:
+            raise Ignored("wrong_exchange")
+        inner = self._open(data)
+        rtt = self.outgoing.finish(now)
+        if rtt is not None:
+            self.rtt = smoothed(self.rtt, rtt)
+        self.timers.stop(When.RETRANSMIT)
+        self.heard(path, now)
+        try:
+            message = self._parse(header, inner)
+            check(message)
+            task.on_response(self, message, now)
+        except ProtocolError as error:
+            self._response_failed(task, error, now)
+        if self.state is not IkeState.CLOSED:
+            self.send_next(now)
+
+    def _response_failed(self, task: Task, error: ProtocolError, now: float) -> None:
+        """A proven response that makes no sense: the two sides do not agree (RFC 7296 §2.21.3)."""
+        task.on_lost(self, now)
+        if self.state is IkeState.AUTH_SENT:
+            ike_auth.give_up(self, error, now)
+        elif self.state in (IkeState.ESTABLISHED, IkeState.SPARE):
+            self.delete(CloseReason.PROTOCOL_ERROR, str(error), now)
+        elif self.state is not IkeState.CLOSED:
+            self.close(CloseReason.PROTOCOL_ERROR, str(error), now)
+
+    def _receive_request(self, path: Path, header: Header, data: bytes, now: float) -> None:
+        if self.incoming.repeats(header.message_id, data):
+            self.transmit(path, self.incoming.response)
+            return
+        if header.message_id != self.incoming.next_id:
+            raise Ignored("message_id")
+        exchange = header.exchange
+        standard = exchange in (
+            ExchangeType.IKE_AUTH,
+            ExchangeType.CREATE_CHILD_SA,
+            ExchangeType.INFORMATIONAL,
+        )
+        if (exchange if standard else MINE) not in ACCEPTS[self.state]:
+            raise Ignored("state")
+        inner = self._open(data)
+        self.heard(path, now)
+        then: Callable[[], None] | None = None
+        fatal: ProtocolError | None = None
+        try:
+            message = self._parse(header, inner)
+            check(message)
+            payloads, then = self._handle(message, now)
+        except ProtocolError as error:
+            payloads = [answer_to(error)]
+            if exchange == ExchangeType.IKE_AUTH or error.fatal:
+                fatal = error
+        self._respond(path, header, data, payloads)
+        if fatal is not None:
+            self._request_failed(fatal, now)
+        if then is not None:
+            then()
+
+    def _handle(self, message: Message, now: float) -> Reply:
+        if self.state is IkeState.SPARE and not informational.deletes_ike(message):
+            # The peer uses it, so for the peer the collision of two rekeyings is decided.
+            rival = self.table.sa(self.ike_id)
+            if rival is not None and rival.collision is not None:
+                succession.adopt_spare(rival, now)
+        match message.header.exchange:
+            case ExchangeType.IKE_AUTH:
+                return ike_auth.on_request(self, message, now)
+            case ExchangeType.CREATE_CHILD_SA:
+                return create_child_sa.on_request(self, message, now)
+            case ExchangeType.INFORMATIONAL:
+                return informational.on_request(self, message, now)
+        for extension in self.extensions:
+            if extension.claims_exchange(message.header.exchange):
+                return extension.handle_exchange(self, message, now), None
+        raise InvalidSyntax("unknown exchange type")
+
+    def _respond(
+        self, path: Path, header: Header, request: bytes, payloads: Sequence[Payload]
+    ) -> None:
+        answer = self.header(header.exchange, header.message_id, is_response=True)
+        assert self.protection is not None
+        data = self.protection.seal(answer, payloads, self.table.random)
+        self.incoming.answered(request, data)
+        self.transmit(path, data)
+
+    def _request_failed(self, error: ProtocolError, now: float) -> None:
+        """After the answer to a request that ends the SA: no Delete follows (§2.21.3)."""
+        if self.state is IkeState.HALF_OPEN:
+            self.refuse(error, now)
+        elif self.state is not IkeState.CLOSED:
+            self.close(CloseReason.PROTOCOL_ERROR, str(error), now)
+
+    def _open(self, data: bytes) -> tuple[int, bytes]:
+        """Type of the first inner payload and the inner octets, proven."""
+        encrypted = decode_message(data).first(Encrypted)
+        if encrypted is None or self.protection is None:
+            raise Ignored("not_encrypted")
+        return encrypted.first_inner, self.protection.open(encrypted)
+
+    def _parse(self, header: Header, inner: tuple[int, bytes]) -> Message:
+        try:
+            return Message(header, decode_payloads(*inner))
+        except UnsupportedCriticalPayload as error:
+            data = bytes((error.payload_type,))
+            raise UnsupportedCritical("critical payload", data=data) from None
+        except WireError as error:
+            raise InvalidSyntax(error.reason) from None
+
+    def heard(self, path: Path, now: float) -> None:
+        """Something fresh and proven came along `path` (RFC 7296 §2.23, last paragraphs).
+
+        We follow a peer behind NAT. One that is itself behind NAT and started the SA does not: it
+        could be led astray by whoever can change the source of one packet on the way.
+        """
+        self.last_seen = now
+        if path == self.path:
+            return
+        follows = self.remote_behind_nat and not (self.behind_nat and self.started_by_us)
+        same = path.remote == self.path.remote
+        if same or follows or self.state is IkeState.HALF_OPEN:
+            self.set_path(path, now)
+
+    def set_path(self, path: Path, now: float) -> None:
+        """Send along `path` from now on."""
+        if path == self.path:
+            return
+        self.path = path
+        if not self.is_current or self.state is not IkeState.ESTABLISHED:
+            return
+        self.table.emit(PathChanged(ike_id=self.ike_id, path=path))
+        for extension in self.extensions:
+            extension.on_path_changed(self, path, now)
+
+    def hint(self, now: float) -> None:
+        """An unproven sign of trouble: ask the peer, but not often (RFC 7296 §2.21.4)."""
+        if self.established and self.timers.deadline(When.PROBE_AGAIN) is None:
+            self.timers.set(When.PROBE_AGAIN, now + PROBE_SECONDS)
+            informational.check_liveness(self, now)
+
+    # -- timers ----------------------------------------------------------------------------------
+
+    def next_timeout(self) -> float | None:
+        """The earliest of all deadlines of this SA."""
+        deadlines = [self.timers.next_deadline()]
+        if self.children:
+            deadlines += [child.next_timeout() for child in self.children.values()]
+        if self.state in (IkeState.ESTABLISHED, IkeState.AUTH_SENT, IkeState.INIT_SENT):
+            deadlines += [extension.next_timeout() for extension in self.extensions]
+        return min((d for d in deadlines if d is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        for when in self.timers.expired(now):
+            if self.state is IkeState.CLOSED:
+                return
+            self._on_timer(when, now)
+        for child in list((self.children or {}).values()):
+            create_child_sa.on_timer(self, child, now)
+        if self.is_current:
+            for extension in self.extensions:
+                at = extension.next_timeout()
+                if at is not None and at <= now and self.state is not IkeState.CLOSED:
+                    extension.on_timer(self, now)
+
+    def _on_timer(self, when: When, now: float) -> None:
+        match when:
+            case When.RETRANSMIT:
+                self._retransmit(now)
+            case When.ATTEMPT:
+                ike_sa_init.out_of_time(self, now)
+            case When.REKEY:
+                if self.established:
+                    self.table.rekey_ike(self.ike_id, now)
+            case When.EXPIRE:
+                self.delete(CloseReason.REKEY_FAILED, "the lifetime is over", now)
+            case When.HALF_OPEN | When.LINGER:
+                self.close(CloseReason.TIMEOUT, "", now)
+            case When.PROBE_AGAIN:
+                pass
+
+    def _retransmit(self, now: float) -> None:
+        out = self.outgoing
+        if out.task is None:
+            return
+        settings = self.table.settings
+        short = out.task.is_last or self.state is IkeState.DELETING
+        give_up = out.first_sent + (settings.delete_give_up if short else settings.give_up)
+        if now >= give_up:
+            self.close(CloseReason.TIMEOUT, "no answer", now)
+            return
+        out.repeat(settings, now)
+        self.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
+        self.transmit(self.path, out.data)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def delete(self, reason: CloseReason, detail: str, now: float) -> None:
+        """Tell the peer with a Delete, and everybody here that it is over, at once."""
+        if self.state not in (IkeState.DELETING, IkeState.CLOSED):
+            self.end_with(informational.DeleteIke(), reason, detail, now)
+
+    def end_with(self, task: Task, reason: CloseReason, detail: str, now: float) -> None:
+        """Report the end, send `task` as the last request, and go."""
+        self.report(reason, detail, now)
+        self.step(Step.SEND_DELETE)
+        for when in (When.REKEY, When.EXPIRE, When.ATTEMPT):
+            self.timers.stop(when)
+        self._drop_queue(now)
+        self.timers.set(When.LINGER, now + LINGER_SECONDS)
+        self.submit(task, now)
+
+    def close(self, reason: CloseReason, detail: str, now: float) -> None:
+        """Forget the SA without a word to the peer."""
+        if self.state is IkeState.CLOSED:
+            return
+        self.report(reason, detail, now)
+        self.step(Step.CLOSE)
+        self.timers.clear()
+        self.table.forget(self)
+        task = self.outgoing.task
+        self.outgoing.clear()
+        if task is not None:
+            self._lose(task, now)
+        self._drop_queue(now)
+
+    def refuse(self, error: ProtocolError, now: float) -> None:
+        """The peer did not prove itself: keep the answer for its retransmissions, nothing else."""
+        reason = CloseReason.AUTHENTICATION_FAILED
+        for extension in self.extensions:
+            extension.on_closed(self, reason, now)
+        self.table.unlist(self)
+        if self.peer is not None:
+            self._say_closed(reason, str(error), established=False)
+        self.step(Step.REFUSE)
+        self.extensions = ()
+        self.handshake = None
+
+    def report(self, reason: CloseReason, detail: str, now: float) -> None:
+        """If this SA is the one in use: its Child SAs, its ike_id and its extensions end here."""
+        was_established = self.state in (IkeState.ESTABLISHED, IkeState.DELETING)
+        if not self.is_current:
+            self._remove_children()
+            return
+        for child in (self.children or {}).values():
+            if not child.ends_silently:
+                self.table.emit(
+                    ChildSaClosed(
+                        ike_id=self.ike_id, spi_in=child.spi_in, reason=CloseReason.IKE_SA_CLOSED
+                    )
+                )
+        self._remove_children()
+        self.table.unlist(self)
+        if self.started_by_us or was_established:
+            self._say_closed(reason, detail, established=was_established)
+        for extension in self.extensions:
+            extension.on_closed(self, reason, now)
+        self.extensions = ()
+
+    def _say_closed(self, reason: CloseReason, detail: str, *, established: bool) -> None:
+        self.table.emit(
+            IkeSaClosed(
+                ike_id=self.ike_id,
+                peer=self.peer.name if self.peer else "",
+                reason=reason,
+                detail=detail,
+                established=established,
+            )
+        )
+
+    def _remove_children(self) -> None:
+        for child in (self.children or {}).values():
+            self.table.emit(RemoveChildSa(spi_in=child.spi_in, spi_out=child.spi_out))
+            self.table.forget_child(child.spi_in)
+        self.children = None
+
+    def _drop_queue(self, now: float) -> None:
+        while (task := self.outgoing.pop()) is not None:
+            self._lose(task, now)
+
+    def _lose(self, task: Task, now: float) -> None:
+        """A request without an answer goes on with the new SA if there is one."""
+        current = self.table.sa(self.ike_id)
+        if task.portable and current is not None and current is not self:
+            current.submit(task, now)
+            self.table.touch(current)
+        else:
+            task.on_lost(self, now)
+
+
+def answer_to(error: ProtocolError) -> NotifyPayload:
+    """The notify that says `error`."""
+    return NotifyPayload(type=error.notify, data=error.data, protocol=error.protocol, spi=error.spi)

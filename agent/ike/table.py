@@ -1,25 +1,57 @@
-"""The whole of IKEv2 behind a few verbs: SPI lookup, half-open limits, cookies, timers."""
+"""The whole of IKEv2 behind a few verbs: SPI lookup, half-open SAs, uniqueness, timers.
+
+RFC 7296 §2.4 (INITIAL_CONTACT), §2.5 (versions), §2.6, §2.21.4. Lookups are in tables keyed by
+octets and one heap holds a deadline for each SA, so what a packet costs does not depend on how many
+SAs there are.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from agent.crypto.kex import KeyExchange, generate_key_exchange
+from agent.datagram import Dropped, Transmit
+from agent.ike import create_child_sa, ike_sa_init, informational, rekey_ike, succession
+from agent.ike.cookies import Cookies
+from agent.ike.errors import Ignored
+from agent.ike.events import CloseReason, IkeSaEstablished
+from agent.ike.half_open import HalfOpen
+from agent.ike.liveness import Liveness
+from agent.ike.natd import NatDetection
+from agent.ike.sa import IkeSa
 from agent.ike.settings import IkeSettings
+from agent.ike.states import IkeState, Step, When
+from agent.timers import Schedule
+from agent.wire.codes import ExchangeType, NotifyType
+from agent.wire.errors import WireError
+from agent.wire.message import MAJOR_VERSION, Header, decode_header, encode_message
+from agent.wire.payloads import NotifyPayload
 
 if TYPE_CHECKING:
-    from agent.datagram import Path
+    from agent.datagram import Address, Path
+    from agent.ike.child import ChildSa
     from agent.ike.events import Output
     from agent.ike.extension import Extension, Factory
     from agent.ike.pad import Pad, Peer
-    from agent.ike.sa import IkeSa
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
 
 Random = Callable[[int], bytes]
 OnResponse = Callable[["Message | None", float], None]
+KeyExchangeFactory = Callable[[int, Random], KeyExchange]
 
 __all__ = ["Ike", "IkeSettings", "OnResponse", "Random"]
+
+NO_SPI: Final = bytes(8)
+# RFC 4303 §2.1: SPIs up to 255 are reserved.
+_LOWEST_CHILD_SPI: Final = 256
+# Answers to what belongs to no SA, all together (RFC 7296 §2.5, §2.21.4).
+_STRAY_ANSWERS_SECONDS: Final = 1.0
+# Two IKE SAs between the same two, started by each of them within this time, are one collision and
+# not a restart: both sides must keep the same one (mediation.md §6).
+_COLLISION_SECONDS: Final = 10.0
 
 
 class Ike:
@@ -27,7 +59,7 @@ class Ike:
 
     Contract for driving it: call one method with `now`, then drain `poll_output()` until None,
     then sleep until `next_timeout()` at most and call `handle_timer`. Data here has no non-ESP
-    marker. Nothing raises for what came from the network.
+    marker. Nothing raises for what came from the network. `random(n)` returns n octets.
     """
 
     def __init__(
@@ -37,31 +69,69 @@ class Ike:
         random: Random,
         settings: IkeSettings | None = None,
         responder_extensions: Sequence[Factory] = (),
-        key_exchange: object = None,
+        key_exchange: KeyExchangeFactory = generate_key_exchange,
     ) -> None:
-        raise NotImplementedError
+        self.pad = pad
+        self.random = random
+        self.settings = settings or IkeSettings()
+        self.half_open = HalfOpen(self.settings)
+        self.cookies = Cookies(random, self.settings.cookie_rotation)
+        self._factories = tuple(responder_extensions)
+        self._key_exchange = key_exchange
+        self._natd = NatDetection(random, force=self.settings.force_encapsulation)
+        self._next_id = 1
+        self._current: dict[int, IkeSa] = {}
+        self._by_spi: dict[bytes, IkeSa] = {}
+        self._by_identity: dict[tuple[object, object], int] = {}
+        self._children: dict[bytes, IkeSa] = {}
+        self._schedule: Schedule[IkeSa] = Schedule()
+        self._outputs: deque[Output] = deque()
+        self._established = 0
+        self._stray_answers_from = 0.0
 
     def __len__(self) -> int:
         """The number of established IKE SAs."""
-        raise NotImplementedError
+        return self._established
+
+    # -- verbs -----------------------------------------------------------------------------------
 
     def sa(self, ike_id: int) -> IkeSa | None:
         """The IKE SA that `ike_id` stands for now."""
-        raise NotImplementedError
+        return self._current.get(ike_id)
+
+    def sas(self) -> list[IkeSa]:
+        """All IKE SAs in use or on their way, for status."""
+        return list(self._current.values())
 
     def receive(self, path: Path, data: bytes, now: float) -> None:
         """A datagram (without marker) arrived on `path`. Never raises."""
-        raise NotImplementedError
+        try:
+            self._receive(path, data, now)
+        except (Ignored, WireError) as error:
+            self.emit(Dropped(error.reason))
 
     def connect(
         self, peer: Peer, path: Path, now: float, extensions: Sequence[Extension] = ()
     ) -> int:
         """Start an IKE SA with `peer` along `path`; returns its ike_id."""
-        raise NotImplementedError
+        sa = self.new_sa(IkeState.INIT_SENT, path, is_initiator=True, started_by_us=True)
+        sa.peer = peer
+        self._attach(sa, extensions)
+        ike_sa_init.start(sa, now)
+        self.touch(sa)
+        return sa.ike_id
 
     def close(self, ike_id: int, now: float, *, silent: bool = False) -> None:
-        """End an IKE SA or an attempt; `silent` sends nothing."""
-        raise NotImplementedError
+        """End an IKE SA or an attempt; `silent` sends nothing. IkeSaClosed comes at once."""
+        sa = self._current.get(ike_id)
+        if sa is None:
+            return
+        if sa.state is IkeState.ESTABLISHED and not silent:
+            sa.delete(CloseReason.DELETED, "", now)
+        else:
+            established = sa.state is IkeState.ESTABLISHED
+            sa.close(CloseReason.DELETED if established else CloseReason.ABORTED, "", now)
+        self.touch(sa)
 
     def request(
         self,
@@ -71,45 +141,332 @@ class Ike:
         on_response: OnResponse,
         now: float,
     ) -> None:
-        """Queue a request; `on_response` gets the decrypted response, or None if there is none."""
-        raise NotImplementedError
+        """Queue a request; `on_response` gets the decrypted response, or None if there is none.
+
+        It is called exactly once, perhaps within this call (no such SA, queue full).
+        """
+        sa = self._current.get(ike_id)
+        if sa is None or sa.state is not IkeState.ESTABLISHED:
+            on_response(None, now)
+            return
+        sa.submit(informational.Request(exchange, payloads, on_response), now)
+        self.touch(sa)
 
     def rekey_ike(self, ike_id: int, now: float) -> None:
         """Rekey the IKE SA now."""
-        raise NotImplementedError
+        sa = self._current.get(ike_id)
+        if sa is not None and sa.state is IkeState.ESTABLISHED:
+            sa.timers.stop(When.REKEY)
+            sa.submit(rekey_ike.RekeyIke(), now)
+            self.touch(sa)
+
+    def create_child(self, ike_id: int, now: float) -> None:
+        """Ask for a (further) Child SA as the peer's policy has it."""
+        sa = self._current.get(ike_id)
+        if sa is not None and sa.state is IkeState.ESTABLISHED:
+            sa.submit(create_child_sa.CreateChild(), now)
+            self.touch(sa)
 
     def rekey_child(self, spi_in: bytes, now: float) -> None:
         """Rekey the Child SA with our SPI `spi_in` now."""
-        raise NotImplementedError
+        sa, child = self._child(spi_in)
+        if sa is not None and child is not None:
+            child.rekey_at = None
+            sa.submit(create_child_sa.RekeyChild(child), now)
+            self.touch(sa)
 
     def delete_child(self, spi_in: bytes, now: float) -> None:
         """Delete the Child SA with our SPI `spi_in`."""
-        raise NotImplementedError
+        self._delete_child(spi_in, CloseReason.DELETED, "", now)
 
     def expire_child(self, spi_in: bytes, hard: bool, now: float) -> None:
         """The data plane reached a limit of octets or packets: rekey (soft) or delete (hard)."""
-        raise NotImplementedError
+        if hard:
+            detail = "the limit of octets or packets is reached"
+            self._delete_child(spi_in, CloseReason.REKEY_FAILED, detail, now)
+        else:
+            self.rekey_child(spi_in, now)
+
+    def _delete_child(self, spi_in: bytes, reason: CloseReason, detail: str, now: float) -> None:
+        sa, child = self._child(spi_in)
+        if sa is not None and child is not None:
+            sa.submit(informational.DeleteChild(child, reason, detail), now)
+            self.touch(sa)
 
     def set_path(self, ike_id: int, path: Path, now: float) -> None:
         """Send along `path` from now on."""
-        raise NotImplementedError
+        sa = self._current.get(ike_id)
+        if sa is not None:
+            sa.set_path(path, now)
 
     def check_liveness(self, ike_id: int, now: float) -> None:
         """Send an empty INFORMATIONAL unless an exchange is on its way anyway."""
-        raise NotImplementedError
+        sa = self._current.get(ike_id)
+        if sa is not None:
+            informational.check_liveness(sa, now)
+            self.touch(sa)
 
     def seen_inbound(self, ike_id: int, now: float) -> None:
         """Authenticated ESP arrived from this peer: no probe is needed for a while."""
-        raise NotImplementedError
+        sa = self._current.get(ike_id)
+        if sa is not None:
+            sa.last_seen = now
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        raise NotImplementedError
+        for sa in self._schedule.expired(now):
+            sa.handle_timer(now)
+            self.touch(sa)
 
     def next_timeout(self) -> float | None:
         """When `handle_timer` is to be called, monotonic seconds."""
-        raise NotImplementedError
+        return self._schedule.next_deadline()
 
     def poll_output(self) -> Output | None:
         """The next output, or None."""
-        raise NotImplementedError
+        return self._outputs.popleft() if self._outputs else None
+
+    # -- datagrams -------------------------------------------------------------------------------
+
+    def _receive(self, path: Path, data: bytes, now: float) -> None:
+        header = decode_header(data)
+        if header.major != MAJOR_VERSION:
+            self._on_other_version(path, header, data, now)
+            return
+        is_first = header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response
+        if is_first and header.responder_spi == NO_SPI and header.is_initiator:
+            ike_sa_init.on_request(self, path, header, data, now)
+            return
+        own = header.responder_spi if header.is_initiator else header.initiator_spi
+        sa = self._by_spi.get(own)
+        if sa is None:
+            self._on_stray(path, header, data, now)
+            return
+        try:
+            if self._is_hint(sa, header, data):
+                sa.hint(now)
+                raise Ignored("not_encrypted")
+            sa.receive(path, header, data, now)
+        finally:
+            self.touch(sa)
+
+    def _is_hint(self, sa: IkeSa, header: Header, data: bytes) -> bool:
+        """An unprotected answer from one who has forgotten us, or a forgery (§2.21.4)."""
+        if not (header.is_response and header.exchange == ExchangeType.INFORMATIONAL):
+            return False
+        return sa.established and header.next_payload == NotifyPayload.TYPE
+
+    def _on_other_version(self, path: Path, header: Header, data: bytes, now: float) -> None:
+        """RFC 7296 §2.5: a higher major version is told that 2 is what we have."""
+        if header.major < MAJOR_VERSION or header.is_response:
+            raise Ignored("version")
+        self._answer_stray(path, header, data, NotifyType.INVALID_MAJOR_VERSION, now)
+        raise Ignored("version")
+
+    def _on_stray(self, path: Path, header: Header, data: bytes, now: float) -> None:
+        """RFC 7296 §2.21.4: nobody here has this SPI, the sender may be glad to know."""
+        if not header.is_response and header.exchange != ExchangeType.IKE_SA_INIT:
+            spis = header.initiator_spi + header.responder_spi
+            if NO_SPI not in (spis[:8], spis[8:]):
+                self._answer_stray(path, header, data, NotifyType.INVALID_IKE_SPI, now)
+        raise Ignored("unknown_spi")
+
+    def _answer_stray(
+        self, path: Path, header: Header, data: bytes, notify: int, now: float
+    ) -> None:
+        """Not often, and never more octets than came."""
+        answer = Header(
+            initiator_spi=header.initiator_spi,
+            responder_spi=header.responder_spi,
+            exchange=header.exchange,
+            is_initiator=not header.is_initiator,
+            is_response=True,
+            message_id=header.message_id,
+        )
+        octets = encode_message(answer, [NotifyPayload(notify)])
+        if now >= self._stray_answers_from and len(octets) <= len(data):
+            self._stray_answers_from = now + _STRAY_ANSWERS_SECONDS
+            self.emit(Transmit(path, octets))
+
+    # -- for the files of the exchanges ----------------------------------------------------------
+
+    def emit(self, output: Output) -> None:
+        """Queue an output."""
+        self._outputs.append(output)
+
+    def key_exchange(self, group: int) -> KeyExchange:
+        """Our half of a key exchange."""
+        return self._key_exchange(group, self.random)
+
+    def new_spi(self) -> bytes:
+        """An IKE SPI that is not in use here; never zero (RFC 7296 §3.1)."""
+        while True:
+            spi = self.random(8)
+            if spi != NO_SPI and spi not in self._by_spi:
+                return spi
+
+    def new_child_spi(self) -> bytes:
+        """An ESP SPI that is not in use here."""
+        while True:
+            spi = self.random(4)
+            if int.from_bytes(spi, "big") >= _LOWEST_CHILD_SPI and spi not in self._children:
+                return spi
+
+    def new_sa(
+        self,
+        state: IkeState,
+        path: Path,
+        *,
+        is_initiator: bool,
+        started_by_us: bool,
+        local_spi: bytes | None = None,
+        ike_id: int | None = None,
+    ) -> IkeSa:
+        """An IKE SA under its SPI; with `ike_id` it is to succeed that one, else it has its own."""
+        sa = IkeSa(
+            self,
+            self._next_id if ike_id is None else ike_id,
+            state,
+            path,
+            local_spi=local_spi or self.new_spi(),
+            is_initiator=is_initiator,
+            started_by_us=started_by_us,
+        )
+        if ike_id is None:
+            self._next_id += 1
+            self._current[sa.ike_id] = sa
+        self._by_spi[sa.local_spi] = sa
+        return sa
+
+    def _attach(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:
+        sa.extensions = (self._natd, *extensions)
+        for extension in extensions:
+            extension.on_attach(sa)
+
+    def attach_responder_extensions(self, sa: IkeSa, message: Message) -> None:
+        """What the factories make of an acceptable IKE_SA_INIT request."""
+        made = (factory(sa, message) for factory in self._factories)
+        self._attach(sa, [extension for extension in made if extension is not None])
+
+    def keep_half_open(self, sa: IkeSa, remote: Address, request: bytes, now: float) -> None:
+        """`sa` answered `request`; the oldest goes if there are too many."""
+        displaced = self.half_open.displaced_by(remote)
+        if displaced is not None:
+            displaced.close(CloseReason.ABORTED, "too many", now)
+            self.touch(displaced)
+        self.half_open.add(sa, remote, request)
+        sa.timers.set(When.HALF_OPEN, now + self.settings.half_open_seconds)
+        self.touch(sa)
+
+    def establish(self, sa: IkeSa, now: float, *, initial_contact: bool = False) -> None:
+        """Both sides are proven."""
+        assert sa.peer is not None
+        assert sa.remote_id is not None
+        assert sa.suite is not None
+        self.half_open.remove(sa)
+        sa.step(Step.PROVEN)
+        self._established += 1
+        sa.handshake = None
+        sa.established_at = now
+        sa.timers.stop(When.HALF_OPEN)
+        sa.timers.stop(When.ATTEMPT)
+        succession.arm(sa, now)
+        live = Liveness(sa.peer.liveness_seconds) if sa.peer.liveness_seconds else None
+        sa.extensions = tuple(e for e in (*sa.extensions, live) if e and e is not self._natd)
+        self.emit(
+            IkeSaEstablished(
+                ike_id=sa.ike_id,
+                spis=sa.spis,
+                peer=sa.peer.name,
+                remote_id=sa.remote_id,
+                path=sa.path,
+                is_initiator=sa.is_initiator,
+                suite=sa.suite.text,
+                behind_nat=sa.behind_nat,
+                remote_behind_nat=sa.remote_behind_nat,
+            )
+        )
+        self._make_unique(sa, now, initial_contact=initial_contact)
+        for extension in sa.extensions:
+            extension.on_established(sa, now)
+
+    def _make_unique(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
+        """One IKE SA between two identities, if the peer's line says so (RFC 7296 §2.4)."""
+        assert sa.peer is not None
+        if not sa.peer.unique:
+            return
+        key = self._identity_key(sa)
+        older = self._current.get(self._by_identity.get(key, 0))
+        if older is not None and older is not sa:
+            if self._yields(sa, older, now):
+                sa.delete(CloseReason.REPLACED, "two at once", now)
+                return
+            if initial_contact and older.is_initiator == sa.is_initiator:
+                older.close(CloseReason.REPLACED, "", now)
+            else:
+                older.delete(CloseReason.REPLACED, "", now)
+            self.touch(older)
+        self._by_identity[key] = sa.ike_id
+
+    def _yields(self, newer: IkeSa, older: IkeSa, now: float) -> bool:
+        """Both sides started one at the same time: the one with the lower SPIi stays."""
+        crossed = newer.started_by_us != older.started_by_us
+        if not crossed or now - older.established_at > _COLLISION_SECONDS:
+            return False
+        return older.spis < newer.spis
+
+    def _identity_key(self, sa: IkeSa) -> tuple[object, object]:
+        assert sa.peer is not None
+        remote = sa.remote_id or sa.peer.remote_id
+        return (sa.peer.local_id.key, remote.key if remote else None)
+
+    def is_first_contact(self, sa: IkeSa) -> bool:
+        """Whether no other IKE SA exists with whom `sa` is meant to reach: INITIAL_CONTACT."""
+        assert sa.peer is not None
+        if not sa.peer.unique or sa.peer.remote_id is None:
+            return False
+        return self._identity_key(sa) not in self._by_identity
+
+    def replace(self, old: IkeSa, new: IkeSa) -> None:
+        """`new` is what the ike_id stands for from now on."""
+        self._current[new.ike_id] = new
+        for child in (new.children or {}).values():
+            self._children[child.spi_in] = new
+
+    def unlist(self, sa: IkeSa) -> None:
+        """`sa`'s ike_id stands for nothing any more."""
+        if self._current.get(sa.ike_id) is not sa:
+            return
+        del self._current[sa.ike_id]
+        if sa.state is IkeState.ESTABLISHED:
+            self._established -= 1
+            key = self._identity_key(sa)
+            if self._by_identity.get(key) == sa.ike_id:
+                del self._by_identity[key]
+
+    def forget(self, sa: IkeSa) -> None:
+        """Drop every reference to `sa`."""
+        self.unlist(sa)
+        self.half_open.remove(sa)
+        if self._by_spi.get(sa.local_spi) is sa:
+            del self._by_spi[sa.local_spi]
+        self._schedule.set(sa, None)
+
+    def touch(self, sa: IkeSa) -> None:
+        """The deadlines of `sa` may have changed."""
+        self._schedule.set(sa, None if sa.state is IkeState.CLOSED else sa.next_timeout())
+
+    def add_child(self, sa: IkeSa, child: ChildSa) -> None:
+        """A Child SA was installed."""
+        if sa.children is None:
+            sa.children = {}
+        sa.children[child.spi_in] = child
+        self._children[child.spi_in] = sa
+
+    def forget_child(self, spi_in: bytes) -> None:
+        """A Child SA was removed."""
+        self._children.pop(spi_in, None)
+
+    def _child(self, spi_in: bytes) -> tuple[IkeSa | None, ChildSa | None]:
+        sa = self._children.get(spi_in)
+        return sa, sa.children.get(spi_in) if sa is not None and sa.children else None

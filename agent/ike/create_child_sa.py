@@ -1,0 +1,257 @@
+"""CREATE_CHILD_SA for Child SAs: new ones and rekeying, from either side, with collisions.
+
+RFC 7296 §1.3.1, §1.3.3, §2.8, §2.8.1, §2.9.2, §2.17, §2.25.1. Rekeying of the IKE SA by the same
+exchange is in `rekey_ike`; requests are told apart here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.ike import rekey_ike
+from agent.ike.child import (
+    MAX_CHILDREN,
+    NONCE_LENGTH,
+    ChildSa,
+    Grant,
+    Offer,
+    announce,
+    arm,
+    child_by_spi_out,
+    complete,
+    first_group,
+    groups_of,
+    make_offer,
+    numbered,
+    owns,
+    remove_child,
+    retry_at,
+)
+from agent.ike.errors import ChildSaNotFound, NoAdditionalSas, TemporaryFailure, reason_for
+from agent.ike.events import ChildSaClosed, ChildSaRekeyed, CloseReason
+from agent.ike.exchange import Task, Topic
+from agent.ike.informational import DeleteChild, end_if_fatal
+from agent.ike.rules import error_of, nonce_of
+from agent.ike.states import LINGER_SECONDS, IkeState
+from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
+from agent.wire.payloads import NotifyPayload, SaPayload
+
+if TYPE_CHECKING:
+    from agent.ike.sa import IkeSa, Reply
+    from agent.wire.message import Message
+    from agent.wire.payloads import Payload
+
+
+# -- initiator -----------------------------------------------------------------------------------
+
+
+class CreateChild(Task):
+    """A new Child SA from scratch."""
+
+    __slots__ = ("_groups", "_offer")
+    exchange = ExchangeType.CREATE_CHILD_SA
+    topic = Topic.CHILD
+
+    def __init__(self, groups: tuple[int, ...] = ()) -> None:
+        self._groups = groups
+        self._offer: Offer | None = None
+
+    def build(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        """See Task."""
+        if sa.state is not IkeState.ESTABLISHED or sa.peer is None or sa.peer.child is None:
+            return None
+        offer = self._offer = make_offer(sa, sa.peer.child, with_ke=True)
+        self._groups = _prepare(sa, offer, self._groups)
+        return offer.payloads()
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> None:
+        """See Task."""
+        offer = self._offer
+        assert offer is not None
+        error = error_of(message)
+        if error is not None:
+            wanted = _other_group(error, offer, self._groups)
+            if wanted:
+                sa.submit(CreateChild((*self._groups, wanted)), now)
+                return
+            reason, detail = reason_for(error.type)
+            sa.table.emit(
+                ChildSaClosed(ike_id=sa.ike_id, spi_in=offer.spi, reason=reason, detail=detail)
+            )
+            end_if_fatal(sa, message, now)
+            return
+        child = complete(sa, offer, message, (offer.nonce, nonce_of(message)), None)
+        announce(sa, child, now)
+
+
+def _prepare(sa: IkeSa, offer: Offer, groups: tuple[int, ...]) -> tuple[int, ...]:
+    """Nonce and key exchange of an offer; `groups` were tried, the last one is due now."""
+    offer.nonce = sa.table.random(NONCE_LENGTH)
+    group = groups[-1] if groups else first_group(offer.proposals)
+    if group:
+        offer.kex = sa.table.key_exchange(group)
+    return groups or (group,)
+
+
+def _other_group(error: NotifyPayload, offer: Offer, tried: tuple[int, ...]) -> int:
+    """The key exchange to try instead; 0 if the error is another one or makes no sense (§1.3)."""
+    if error.type != NotifyType.INVALID_KE_PAYLOAD or len(error.data) != 2:
+        return 0
+    group = int.from_bytes(error.data, "big")
+    return group if group in groups_of(offer.proposals) and group not in tried else 0
+
+
+class RekeyChild(Task):
+    """A new Child SA in the place of `child`."""
+
+    __slots__ = ("_groups", "_offer", "child")
+    exchange = ExchangeType.CREATE_CHILD_SA
+    topic = Topic.CHILD
+
+    def __init__(self, child: ChildSa, groups: tuple[int, ...] = ()) -> None:
+        self.child = child
+        self._groups = groups
+        self._offer: Offer | None = None
+
+    def build(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        """See Task. Nothing if the peer was quicker."""
+        child = self.child
+        busy = child.is_closing or child.ends_silently or child.replaced_by is not None
+        if sa.peer is None or sa.peer.child is None or not owns(sa, child) or busy:
+            return None
+        spi = sa.table.new_child_spi()
+        proposals = numbered(sa.peer.child.proposals, spi)
+        offer = self._offer = Offer(spi, proposals, child.local_ts, child.remote_ts)
+        self._groups = _prepare(sa, offer, self._groups)
+        rekey = NotifyPayload(NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=child.spi_in)
+        return [rekey, *offer.payloads()]
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> None:
+        """See Task."""
+        offer = self._offer
+        assert offer is not None
+        error = error_of(message)
+        if error is not None:
+            self._on_error(sa, message, error, now)
+            return
+        nonces = (offer.nonce, nonce_of(message))
+        new = complete(sa, offer, message, nonces, self.child)
+        arm(sa, new, now)
+        rival = self.child.replaced_by
+        if rival is not None and owns(sa, rival) and new.nonce < rival.nonce:
+            # Ours has the lowest of the four nonces: we made it, we close it (§2.8.1).
+            new.ends_silently = True
+            new.rekey_at = None
+            replaced(sa, self.child, rival, now)
+            sa.submit(DeleteChild(new, CloseReason.REPLACED), now)
+            return
+        if rival is not None and owns(sa, rival):
+            rival.ends_silently = True  # the peer, who made it, closes it
+            rival.rekey_at = None
+            rival.expire_at = now + LINGER_SECONDS
+        replaced(sa, self.child, new, now)
+        sa.submit(DeleteChild(self.child, CloseReason.REPLACED), now)
+
+    def _on_error(self, sa: IkeSa, message: Message, error: NotifyPayload, now: float) -> None:
+        child, offer = self.child, self._offer
+        assert offer is not None
+        if child.replaced_by is not None:
+            # The peer's rekeying was first and it did not know of ours (§2.8.1, second case).
+            replaced(sa, child, child.replaced_by, now)
+            return
+        wanted = _other_group(error, offer, self._groups)
+        if wanted:
+            sa.submit(RekeyChild(child, (*self._groups, wanted)), now)
+        elif error.type == NotifyType.CHILD_SA_NOT_FOUND:
+            if owns(sa, child):  # §2.25: forget it silently and make it anew
+                child.ends_silently = True
+                remove_child(sa, child, CloseReason.BY_PEER)
+                sa.submit(CreateChild(), now)
+        else:
+            child.rekey_at = retry_at(sa, now)
+        end_if_fatal(sa, message, now)
+
+    def on_lost(self, sa: IkeSa, now: float) -> None:
+        """See Task. The IKE SA was rekeyed under it: rekey there, if it is still due."""
+        current = sa.table.sa(sa.ike_id)
+        if current is not None and owns(current, self.child):
+            self.child.rekey_at = retry_at(sa, now)
+
+
+def replaced(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
+    """`new` is in use from now on; somebody deletes `old`."""
+    old.ends_silently = True
+    old.rekey_at = None
+    old.expire_at = now + LINGER_SECONDS
+    old.nonce = new.nonce = b""
+    sa.table.emit(
+        ChildSaRekeyed(
+            ike_id=sa.ike_id,
+            old_spi_in=old.spi_in,
+            old_spi_out=old.spi_out,
+            spi_in=new.spi_in,
+            spi_out=new.spi_out,
+        )
+    )
+
+
+def on_timer(sa: IkeSa, child: ChildSa, now: float) -> None:
+    """A deadline of a Child SA may have come."""
+    if child.expire_at is not None and child.expire_at <= now:
+        child.expire_at = None
+        sa.submit(DeleteChild(child, CloseReason.REKEY_FAILED, "the lifetime is over"), now)
+    elif child.rekey_at is not None and child.rekey_at <= now:
+        child.rekey_at = None
+        sa.submit(RekeyChild(child), now)
+
+
+# -- responder -----------------------------------------------------------------------------------
+
+
+def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
+    """Answer a CREATE_CHILD_SA request of any kind. Raises ProtocolError."""
+    offered = message.first(SaPayload)
+    assert offered is not None  # rules.check
+    if all(p.protocol == ProtocolId.IKE for p in offered.proposals):
+        return rekey_ike.on_request(sa, message, now)
+    if sa.state is not IkeState.ESTABLISHED or sa.outgoing.topic is Topic.IKE:
+        raise TemporaryFailure  # §2.25.2
+    rekey = message.notify(NotifyType.REKEY_SA)
+    if rekey is None:
+        return _create(sa, message, now)
+    return _rekey(sa, message, rekey, now)
+
+
+def _create(sa: IkeSa, message: Message, now: float) -> Reply:
+    if sa.peer is None or sa.peer.child is None or len(sa.children or ()) >= MAX_CHILDREN:
+        raise NoAdditionalSas
+    grant = Grant(sa, sa.peer.child, message, with_ke=True)
+    nonce = sa.table.random(NONCE_LENGTH)
+    child = grant.install(sa, (nonce_of(message), nonce), None)
+    payloads = grant.payloads(child.spi_in, nonce, with_cp=False)
+    return payloads, lambda: announce(sa, child, now)
+
+
+def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Reply:
+    child = child_by_spi_out(sa, rekey.spi)
+    if child is None:
+        raise ChildSaNotFound(protocol=ProtocolId.ESP, spi=rekey.spi)
+    if child.is_closing or child.ends_silently or child.replaced_by is not None:
+        raise TemporaryFailure  # §2.25.1: we are trying to close it
+    if sa.peer is None or sa.peer.child is None:
+        raise NoAdditionalSas
+    task = sa.outgoing.task
+    collides = isinstance(task, RekeyChild) and task.child is child
+    grant = Grant(sa, sa.peer.child, message, with_ke=True, old=child)
+    nonce = sa.table.random(NONCE_LENGTH)
+    new = grant.install(sa, (nonce_of(message), nonce), child)
+    child.replaced_by = new
+    child.rekey_at = None
+    payloads = grant.payloads(new.spi_in, nonce, with_cp=False)
+
+    def then() -> None:
+        arm(sa, new, now)
+        if not collides:  # else it is decided when our own exchange ends
+            replaced(sa, child, new, now)
+
+    return payloads, then

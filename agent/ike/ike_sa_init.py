@@ -1,0 +1,373 @@
+"""IKE_SA_INIT, both sides: RFC 7296 §1.2, §2.6 (COOKIE), §2.7, §2.14, §2.21.1; RFC 7427, 8420.
+
+Nothing here is authenticated. As initiator, an error only shortens the time that an attempt has
+for a better answer; COOKIE and INVALID_KE_PAYLOAD are followed, a bounded number of times. As
+responder, nothing is kept before the request is acceptable (and brings a COOKIE, when there are
+many), and no answer is much longer than its request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from agent.crypto.auth import SigningKey
+from agent.crypto.keymat import derive_ike_keys, skeyseed
+from agent.datagram import Path, Transmit
+from agent.ike import ike_auth
+from agent.ike.child import (
+    NONCE_LENGTH,
+    confirmed,
+    exchange_keys,
+    first_group,
+    groups_of,
+    numbered,
+    select,
+    shared_with,
+)
+from agent.ike.errors import (
+    Ignored,
+    InvalidKePayload,
+    InvalidSyntax,
+    ProtocolError,
+    reason_for,
+)
+from agent.ike.events import CloseReason
+from agent.ike.exchange import Task
+from agent.ike.handshake import Handshake
+from agent.ike.rules import check, error_of, nonce_of
+from agent.ike.states import IkeState, Step, When
+from agent.ike.suite import Protection
+from agent.wire.codes import ExchangeType, HashId, NotifyType, ProtocolId
+from agent.wire.errors import UnsupportedCriticalPayload
+from agent.wire.message import Header, decode_message, encode_message
+from agent.wire.payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+
+if TYPE_CHECKING:
+    from agent.crypto.kex import KeyExchange
+    from agent.ike.sa import IkeSa
+    from agent.ike.suite import Suite
+    from agent.ike.table import Ike
+    from agent.wire.message import Message
+    from agent.wire.payloads import Payload
+    from agent.wire.proposals import Proposal
+
+NO_SPI: Final = bytes(8)
+# How often a request is repeated with a COOKIE: once is normal, twice when the secret rotates.
+MAX_COOKIE_ROUNDS: Final = 3
+# RFC 7296 §2.6: a cookie is 1 to 64 octets.
+MAX_COOKIE: Final = 64
+# What an unproven IKE_SA_INIT may occupy while it is half-open. ML-KEM-1024 beside X25519 and a
+# dozen proposals fit into it.
+MAX_REQUEST: Final = 4096
+# Octets that we answer per octet that came, at most, to whom has proven nothing.
+MAX_AMPLIFICATION: Final = 1.1
+
+_HASHES: Final = int(HashId.IDENTITY).to_bytes(2, "big")
+
+
+# -- initiator -----------------------------------------------------------------------------------
+
+
+class SaInit(Task):
+    """The first request; built again with a COOKIE or another key exchange."""
+
+    __slots__ = ()
+    exchange = ExchangeType.IKE_SA_INIT
+
+    def build(self, sa: IkeSa, now: float) -> list[Payload]:
+        """See Task."""
+        hs, peer = sa.handshake, sa.peer
+        assert hs is not None
+        assert hs.kex is not None
+        assert peer is not None
+        payloads: list[Payload] = []
+        if hs.cookie:
+            payloads.append(NotifyPayload(NotifyType.COOKIE, hs.cookie))
+        payloads += [
+            SaPayload(numbered(peer.proposals, b"")),
+            KePayload(hs.kex.group, hs.kex.public),
+            NoncePayload(hs.own_nonce),
+            NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES),
+        ]
+        return payloads
+
+
+def start(sa: IkeSa, now: float) -> None:
+    """Send the first request of a new initiator SA."""
+    assert sa.peer is not None
+    group = first_group(sa.peer.proposals)
+    hs = sa.handshake = Handshake()
+    hs.own_nonce = sa.table.random(NONCE_LENGTH)
+    hs.kex = sa.table.key_exchange(group)
+    hs.groups.append(group)
+    sa.timers.set(When.ATTEMPT, now + sa.table.settings.give_up)
+    sa.submit(SaInit(), now)
+    hs.own_message = sa.outgoing.data
+
+
+def _start_over(sa: IkeSa, now: float) -> None:
+    """The same request with what the responder asked for; the message ID stays 0 (§2.2)."""
+    task, hs = sa.outgoing.task, sa.handshake
+    assert task is not None
+    assert hs is not None
+    payloads = task.build(sa, now)
+    assert payloads is not None
+    for extension in sa.extensions:
+        extension.on_request_building(sa, task.exchange, payloads)
+    sa.send_request(task, payloads, now)
+    hs.own_message = sa.outgoing.data
+
+
+def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
+    """Something that claims to answer our first request. Raises Ignored if it is no use."""
+    hs = sa.handshake
+    assert hs is not None
+    if header.message_id != 0:
+        raise Ignored("message_id")
+    try:
+        message = decode_message(data)
+    except UnsupportedCriticalPayload:
+        _note(sa, CloseReason.PROTOCOL_ERROR, "critical payload", now)
+        raise Ignored("unsupported_critical_payload") from None
+    if message.first(SaPayload) is None:
+        _on_error(sa, message, now)
+        return
+    try:
+        check(message)
+        _on_answer(sa, path, message, now)
+    except ProtocolError as error:
+        reason, name = reason_for(error.notify)
+        _note(sa, reason, str(error) or name, now)
+        raise Ignored("invalid_response") from None
+    hs.peer_message = data
+    hs.peer_nonce = nonce_of(message)
+    rtt = sa.outgoing.finish(now)
+    sa.rtt = rtt or sa.rtt
+    sa.timers.stop(When.RETRANSMIT)
+    sa.last_seen = now
+    sa.step(Step.INIT_ANSWERED)
+    sa.submit(ike_auth.IkeAuth(), now)
+
+
+def _note(sa: IkeSa, reason: CloseReason, detail: str, now: float) -> None:
+    """Remember what an unproven answer said, and do not wait much longer for a better one."""
+    hs = sa.handshake
+    assert hs is not None
+    hs.hint = (reason, detail)
+    grace = now + sa.table.settings.error_grace
+    deadline = sa.timers.deadline(When.ATTEMPT)
+    if deadline is None or grace < deadline:
+        sa.timers.set(When.ATTEMPT, grace)
+
+
+def _on_error(sa: IkeSa, message: Message, now: float) -> None:
+    hs, peer = sa.handshake, sa.peer
+    assert hs is not None
+    assert peer is not None
+    cookie = message.notify(NotifyType.COOKIE)
+    if cookie is not None:
+        if not 1 <= len(cookie.data) <= MAX_COOKIE or hs.rounds >= MAX_COOKIE_ROUNDS:
+            raise Ignored("cookie")
+        hs.rounds += 1
+        hs.cookie = cookie.data
+        _start_over(sa, now)
+        return
+    wanted = message.notify(NotifyType.INVALID_KE_PAYLOAD)
+    if wanted is not None:
+        group = int.from_bytes(wanted.data, "big") if len(wanted.data) == 2 else 0
+        # Each group once: whoever forges this can cost us a round trip for each, and no loop.
+        if group in hs.groups or group not in groups_of(peer.proposals):
+            _note(sa, *reason_for(NotifyType.INVALID_KE_PAYLOAD), now)
+            raise Ignored("invalid_ke_payload")
+        hs.groups.append(group)
+        hs.kex = sa.table.key_exchange(group)
+        _start_over(sa, now)
+        return
+    error = error_of(message)
+    if error is None:
+        raise Ignored("no_sa_payload")
+    _note(sa, *reason_for(error.type), now)
+
+
+def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
+    """A response that carries SA, KE and nonce. Raises ProtocolError."""
+    hs, peer = sa.handshake, sa.peer
+    assert hs is not None
+    assert hs.kex is not None
+    assert peer is not None
+    if message.header.responder_spi == NO_SPI:
+        raise InvalidSyntax("no responder SPI")
+    _, suite = confirmed(message, numbered(peer.proposals, b""), 0)
+    ke = message.first(KePayload)
+    assert ke is not None  # rules.check
+    if not suite.group == ke.group == hs.kex.group:
+        raise InvalidSyntax("another key exchange than the one that was offered")
+    hs.peer_knows_identity_hash = _knows_identity_hash(message)
+    if isinstance(peer.local_auth, SigningKey) and not hs.peer_knows_identity_hash:
+        raise InvalidSyntax("the peer does not take Ed25519 signatures")
+    shared = shared_with(hs.kex, ke)
+    # The kernel knows by now which of our addresses is used.
+    sa.path = Path(path.local, sa.path.remote)
+    for extension in sa.extensions:
+        extension.on_response(sa, ExchangeType.IKE_SA_INIT, message, now)
+    sa.remote_spi = message.header.responder_spi
+    derive(sa, suite, hs.own_nonce, nonce_of(message), shared)
+
+
+def out_of_time(sa: IkeSa, now: float) -> None:
+    """The attempt took too long."""
+    reason, detail = sa.handshake.hint if sa.handshake else (CloseReason.TIMEOUT, "no answer")
+    sa.close(reason, detail, now)
+
+
+# -- responder -----------------------------------------------------------------------------------
+
+
+def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) -> None:
+    """A first request. Raises Ignored or WireError where it is dropped without an answer."""
+    known_sa = table.half_open.find(path.remote, data)
+    if known_sa is not None:
+        if known_sa.incoming.response:
+            known_sa.transmit(path, known_sa.incoming.response)
+        return
+    if len(data) > MAX_REQUEST or header.message_id != 0 or header.initiator_spi == NO_SPI:
+        raise Ignored("invalid_request")
+    try:
+        message = decode_message(data)
+    except UnsupportedCriticalPayload as error:
+        critical = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
+        _answer(table, path, data, header, critical, bytes((error.payload_type,)))
+        return
+    try:
+        check(message)
+        if not _proves_address(table, path, message, now):
+            cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
+            _answer(table, path, data, header, NotifyType.COOKIE, cookie)
+            return
+        proposals = table.pad.responder_proposals(path)
+        chosen, suite = select(message, proposals, ProtocolId.IKE, 0)
+        _accept(table, path, message, data, chosen, suite, now)
+    except ProtocolError as error:
+        if isinstance(error, InvalidSyntax):
+            raise Ignored("invalid_syntax") from None
+        _answer(table, path, data, header, error.notify, error.data)
+
+
+def _proves_address(table: Ike, path: Path, message: Message, now: float) -> bool:
+    if not table.half_open.needs_cookie(path.remote):
+        return True
+    cookie = message.notify(NotifyType.COOKIE)
+    spi = message.header.initiator_spi
+    return cookie is not None and table.cookies.check(
+        cookie.data, nonce_of(message), path.remote, spi, now
+    )
+
+
+def _answer(
+    table: Ike, path: Path, request: bytes, header: Header, notify: int, data: bytes
+) -> None:
+    """Answer without keeping anything, unless the answer is longer than what was paid for."""
+    answer = Header(
+        initiator_spi=header.initiator_spi,
+        responder_spi=NO_SPI,
+        exchange=header.exchange,
+        is_initiator=False,
+        is_response=True,
+        message_id=header.message_id,
+    )
+    octets = encode_message(answer, [NotifyPayload(notify, data)])
+    if len(octets) > MAX_AMPLIFICATION * len(request):
+        raise Ignored("amplification")
+    table.emit(Transmit(path, octets))
+
+
+def _accept(
+    table: Ike,
+    path: Path,
+    message: Message,
+    data: bytes,
+    chosen: Proposal,
+    suite: Suite,
+    now: float,
+) -> None:
+    """Make a half-open SA and answer."""
+    header = message.header
+    ke = message.first(KePayload)
+    assert ke is not None  # rules.check
+    if ke.group != suite.group:
+        raise InvalidKePayload(suite.group)
+    shared, kex = exchange_keys(message, suite.group, table)
+    assert kex is not None
+    sa = table.new_sa(IkeState.HALF_OPEN, path, is_initiator=False, started_by_us=False)
+    sa.remote_spi = header.initiator_spi
+    try:
+        payloads = _response(sa, message, chosen, suite, kex, now)
+        answer = encode_message(sa.header(header.exchange, 0, is_response=True), payloads)
+        if len(answer) > MAX_AMPLIFICATION * len(data):
+            raise Ignored("amplification")
+    except (ProtocolError, Ignored):
+        table.forget(sa)
+        raise
+    assert sa.handshake is not None
+    derive(sa, suite, sa.handshake.peer_nonce, sa.handshake.own_nonce, shared)
+    sa.handshake.peer_message = data
+    sa.handshake.own_message = answer
+    sa.incoming.answered(data, answer)
+    table.keep_half_open(sa, path.remote, data, now)
+    sa.transmit(path, answer)
+
+
+def _response(
+    sa: IkeSa, message: Message, chosen: Proposal, suite: Suite, kex: KeyExchange, now: float
+) -> list[Payload]:
+    table = sa.table
+    hs = sa.handshake = Handshake()
+    hs.peer_nonce = nonce_of(message)
+    # RFC 7296 §2.10: at least half the PRF's key; no longer than theirs, for the amplification.
+    shortest = suite.prf.preferred_key_length // 2
+    hs.own_nonce = table.random(max(shortest, min(NONCE_LENGTH, len(hs.peer_nonce))))
+    hs.peer_knows_identity_hash = _knows_identity_hash(message)
+    table.attach_responder_extensions(sa, message)
+    payloads: list[Payload] = [
+        SaPayload((chosen,)),
+        KePayload(kex.group, kex.public),
+        NoncePayload(hs.own_nonce),
+    ]
+    for extension in sa.extensions:
+        extension.on_request(sa, message, payloads, now)
+    if message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS) is not None:
+        payloads.append(NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES))
+    if table.settings.announce_childless:
+        payloads.append(NotifyPayload(NotifyType.CHILDLESS_IKEV2_SUPPORTED))
+    return payloads
+
+
+# -- both ----------------------------------------------------------------------------------------
+
+
+def _knows_identity_hash(message: Message) -> bool:
+    """Whether the peer announces what Ed25519 needs (RFC 8420 §2)."""
+    notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
+    data = notify.data if notify else b""
+    return _HASHES in (data[i : i + 2] for i in range(0, len(data), 2))
+
+
+def derive(sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes) -> None:
+    """The keys of a first IKE SA (§2.14)."""
+    encr_length, integ_length = suite.key_lengths
+    spis = sa.spis
+    keys = derive_ike_keys(
+        suite.prf,
+        skeyseed(suite.prf, ni + nr, shared),
+        ni=ni,
+        nr=nr,
+        spi_i=spis[:8],
+        spi_r=spis[8:],
+        encr_length=encr_length,
+        integ_length=integ_length,
+    )
+    assert sa.handshake is not None
+    sa.handshake.keys = keys
+    sa.handshake.kex = None
+    sa.suite = suite
+    sa.protection = Protection(suite, keys, is_initiator=sa.is_initiator)
