@@ -153,11 +153,12 @@ class Daemon:
         """Peers, invitations or mediators changed: tell the engine all of them."""
         now = monotonic()
         house = self.house
-        self.engine.set_peers(
-            profiles.peers(house.config, house.keys, house.peers) + self.extra_peers, now
-        )
+        # Registrations first: peers that are wanted look for theirs at once.
         self.engine.set_mediators(
             profiles.mediators(house.config, house.keys, house.peers) + self.extra_mediators, now
+        )
+        self.engine.set_peers(
+            profiles.peers(house.config, house.keys, house.peers) + self.extra_peers, now
         )
         self._drain()
 

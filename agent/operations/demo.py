@@ -256,7 +256,7 @@ class Demo:
 
     # --- tools --------------------------------------------------------------------------------
 
-    def ask(self, role: str, **request: Any) -> Any:  # noqa: ANN401  # JSON
+    def ask(self, role: str, /, **request: Any) -> Any:  # noqa: ANN401  # JSON
         """One request to a role's daemon."""
         for line in ControlClient(Layout(self.folder(role)).socket, timeout=90).request(request):
             if line.get("final"):
