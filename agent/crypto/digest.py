@@ -3,14 +3,13 @@
 `cryptography.hazmat.primitives.constant_time` would be the obvious place to compare, but it imports
 the standard library's hmac, which imports hashlib, which loads a second OpenSSL: 3.8 MB for one
 comparison. CPython keeps the same function in `_operator`, where hmac itself takes it from if
-there is no OpenSSL.
+there is no OpenSSL. The digests import cryptography when they are called, so that a command that
+only compares or prints keys starts without its 20 ms and 9 MB.
 """
 
 from __future__ import annotations
 
 from _operator import _compare_digest
-
-from cryptography.hazmat.primitives.hashes import SHA1, SHA256, Hash
 
 
 def bytes_eq(a: bytes, b: bytes) -> bool:
@@ -23,6 +22,8 @@ def sha1(data: bytes) -> bytes:
 
     connectivity checks (mediation.md §3). Neither relies on collision resistance.
     """
+    from cryptography.hazmat.primitives.hashes import SHA1, Hash
+
     digest = Hash(SHA1())  # noqa: S303 - fixed by the two protocols above
     digest.update(data)
     return digest.finalize()
@@ -30,6 +31,8 @@ def sha1(data: bytes) -> bytes:
 
 def sha256(data: bytes) -> bytes:
     """32 octets, FIPS 180-4."""
+    from cryptography.hazmat.primitives.hashes import SHA256, Hash
+
     digest = Hash(SHA256())
     digest.update(data)
     return digest.finalize()

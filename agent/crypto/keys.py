@@ -2,7 +2,8 @@
 
 The text of a public key is base64url of its 32 octets without padding, 43 characters. PEM and DER
 of the one shape that RFC 8410 §4 and §7 give an Ed25519 key are read and written here, without
-cryptography's serialization module (2 MB, 11 ms). Left out: encrypted private keys, other
+cryptography's serialization module (2 MB, 11 ms). Reading and printing keys does not load
+cryptography at all; signing does. Left out: encrypted private keys, other
 algorithms.
 """
 
@@ -10,9 +11,6 @@ from __future__ import annotations
 
 import binascii
 from typing import TYPE_CHECKING, Final
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agent.crypto.digest import sha256
 
@@ -61,6 +59,9 @@ class PublicKey:
 
     def verify(self, data: bytes, signature: bytes) -> bool:
         """Whether the owner of this key signed `data`. Cannot fail, whatever the octets are."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         try:
             # Not at construction: a mediator pins many and checks few.
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
@@ -94,6 +95,8 @@ class SigningKey:
         """From the 32 octets that RFC 8032 calls the private key. Raises InvalidKey."""
         if len(seed) != KEY_LENGTH:
             raise InvalidKey(f"a private key has {KEY_LENGTH} octets, not {len(seed)}")
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         self._seed = seed
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         public = self._key.public_key()

@@ -42,3 +42,20 @@ def test_a_whole_session_loads_nothing_heavy():
     ).stdout.splitlines()
     assert "agent.crypto.kex" in out
     assert [name for name in (*HEAVY, *RARE) if name in out] == []
+
+
+A_COMMAND = """
+import sys
+from agent.crypto import auth
+key = auth.PublicKey(auth.parse_key_text("A" * 41 + "BQ"))
+assert auth.load_public_key(key.pem()) == key
+print("\\n".join(sys.modules))
+"""
+
+
+def test_reading_a_key_does_not_load_cryptography():
+    out = subprocess.run(
+        [sys.executable, "-c", A_COMMAND], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert "agent.crypto.auth" in out
+    assert [name for name in ("cryptography", "hashlib") if name in out] == []
