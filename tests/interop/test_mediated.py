@@ -1,0 +1,56 @@
+"""All combinations of {ours, strongSwan} as server, initiator and responder that have us in them.
+
+Each through two nftables NATs, with PSK and with Ed25519, up to an inner echo in both directions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.ends import (
+    OURS,
+    STRONGSWAN,
+    End,
+    assert_echo,
+    mediated_ours,
+    mediated_strongswan,
+    start_server,
+)
+
+if TYPE_CHECKING:
+    from agent.operations.lab import TwoNats
+
+pytestmark = [pytest.mark.netns, pytest.mark.strongswan]
+
+COMBINATIONS = [
+    kinds
+    for kinds in itertools.product((OURS, STRONGSWAN), repeat=3)
+    if kinds != (STRONGSWAN, STRONGSWAN, STRONGSWAN)  # that one is test_strongswan_alone.py
+]
+
+
+def make_end(nats: TwoNats, kind: str, name: str, auth: str) -> End:
+    host = nats.operator if name == "alice" else nats.gateway
+    folder = nats.lab.folder / name
+    if kind == OURS:
+        return mediated_ours(host, folder, name, auth=auth)
+    return mediated_strongswan(host, folder, name, auth=auth)
+
+
+@pytest.mark.parametrize("auth", ["psk", "ed25519"])
+@pytest.mark.parametrize(("server", "initiator", "responder"), COMBINATIONS)
+def test_a_tunnel_through_two_nats(nats, server, initiator, responder, auth):
+    start_server(nats.server, nats.lab.folder / "ms", server, auth=auth)
+    bob = make_end(nats, responder, "bob", auth)
+    alice = make_end(nats, initiator, "alice", auth)
+    for end in (bob, alice):
+        end.start()
+    for end in (bob, alice):
+        end.wait_registered()
+    alice.connect()
+    for end in (alice, bob):
+        end.wait_up()
+    assert_echo(alice, bob)
