@@ -3,8 +3,7 @@
 The text of a public key is base64url of its 32 octets without padding, 43 characters. PEM and DER
 of the one shape that RFC 8410 §4 and §7 give an Ed25519 key are read and written here, without
 cryptography's serialization module (2 MB, 11 ms). Reading and printing keys does not load
-cryptography at all; signing does. Left out: encrypted private keys, other
-algorithms.
+cryptography at all; signing does. Left out: encrypted private keys, other algorithms.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     Random = Callable[[int], bytes]
 
 KEY_LENGTH: Final = 32
-SIGNATURE_LENGTH: Final = 64
 KEY_TEXT_LENGTH: Final = 43
 
 # Key files are a few hundred octets; more is some other file.
