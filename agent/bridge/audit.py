@@ -45,8 +45,14 @@ def encode_line(record: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: object) -> object:
-    if value is None or isinstance(value, (bool, int)):
-        return value if not isinstance(value, int) or abs(value) < 1 << 64 else str(value)[:40]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
-    return str(value)[:MAX_TEXT]
+    """A value that JSON has, or a short text of what is none."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 64:
+        return value
+    if isinstance(value, float) and abs(value) < float("inf"):
+        return value
+    try:
+        return str(value)[:MAX_TEXT]
+    except ValueError:
+        return "a number without end"  # Python refuses to write out more than 4300 digits

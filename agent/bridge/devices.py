@@ -286,7 +286,7 @@ def check_devices(devices: Iterable[DeviceConfig], http_port: int = 80) -> None:
 
 def parse_registers(value: object, key: str = "registers") -> range:
     """`4`, `"4"` or `"100-119"` (both ends included) → range. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", str(value))
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", str(value))
     first = int(match[1]) if match else -1
     last = int(match[2] or match[1]) if match else -1
     if isinstance(value, bool) or not 0 <= first <= last <= 0xFFFF:

@@ -80,7 +80,7 @@ def parse_grant(text: str) -> Grant:
         return Grant(text)
     what, _, target = text.partition(":")
     if what in ("tcp", "udp"):
-        if not re.fullmatch(r"\d{1,5}", target) or not 1 <= int(target) <= 65535:
+        if not re.fullmatch(r"[0-9]{1,5}", target) or not 1 <= int(target) <= 65535:
             raise ValueError(f"grant {text!r:.60}: {what}: wants a port from 1 to 65535")
         return Grant(what, port=int(target))
     if what not in (*_READS, "read", "write", "connect", "raw-write"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agent.bridge.devices import LineConfig, ModbusConfig, NumberType, PointConfig
 from agent.bridge.gateway import ModbusGateway
 from agent.bridge.master import Answer, RtuMaster
 from agent.bridge.outputs import Audit, CloseClient, ToClient, ToLine
 from agent.operations.controller import Controller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SETPOINT = PointConfig(
     name="setpoint", register=0, scale=0.1, unit="°C", writable=True, min=5, max=30

@@ -81,20 +81,19 @@ def test_a_request_cut_or_lengthened_anywhere_is_refused(name):
 def test_any_octets_parse_or_are_a_request_error(data):
     try:
         request = parse_request(data)
-    except RequestError as error:
-        assert error.code in (1, 2, 3)
-    else:
-        assert request.function == data[0]
-        if request.written is not None and not request.is_masked and not request.is_bits:
-            assert data.endswith(request.values)
-            assert len(request.values) == 2 * len(request.written)
+    except RequestError:
+        return
+    assert request.function == data[0]
+    if request.written is not None and not request.is_masked and not request.is_bits:
+        assert data.endswith(request.values)
+        assert len(request.values) == 2 * len(request.written)
 
 
 @pytest.mark.parametrize(
     ("text", "effect"),
     [
         ("080000a537", Effect.READ),
-        ("080002" "0000", Effect.READ),
+        ("0800020000", Effect.READ),
         ("08000b0000", Effect.READ),
         ("0800010000", Effect.WRITE),  # restart communications
         ("0800040000", Effect.WRITE),  # force listen only: the slave would be gone
