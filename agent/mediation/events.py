@@ -1,12 +1,15 @@
-"""What the mediation client and server tell the engine. They say what happened, never what to do."""
+"""What the mediation client and server tell the engine. Events, not orders."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.wire.payloads import Identification
+
+if TYPE_CHECKING:
+    from agent.wire.payloads import Identification
 
 
 class ConnectStage(StrEnum):
@@ -38,7 +41,7 @@ class RegistrationLoss(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """`client` is online at its mediator, which sees it under `reflexive` (None: it did not say)."""
+    """`client` is online at its mediator, seen there as `reflexive` (None: not said)."""
 
     client: str
     ike_id: int
@@ -47,7 +50,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReflexiveChanged:
-    """The mediator now sees `client` under another endpoint: a NAT was rebooted, a route changed."""
+    """The mediator now sees `client` elsewhere: a NAT was rebooted, a route changed."""
 
     client: str
     reflexive: Address

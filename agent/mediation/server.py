@@ -1,23 +1,124 @@
-"""The mediation server: registrations, relaying of ME_CONNECT, callbacks (signatures)."""
+"""The mediation server: registrations, relaying of ME_CONNECT, callbacks (mediation.md §1, §2, §5).
+
+Peers that are online stand in a hash table by their authenticated identity: no lists, no names, no
+addresses beyond those of the IKE SA, nothing at rest. One `ServerExtension` per mediation
+connection is all that is kept for a peer; what few peers need is allocated when they need it.
+
+Who may call whom: a peer that sent N(HG_ACCEPTS) is relayed only what comes from those on its list,
+for others (strongSwan) `allowed(caller, called)` decides, and without it nobody may. "Unknown",
+"offline", "not allowed" and "too many" are the same ME_CONNECT_FAILED.
+
+Left out: relaying of payload, and taking a pseudonym for anything but the identity that IKE proved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter, deque
+from typing import TYPE_CHECKING
 
+from agent.ike.errors import NoAdditionalSas
 from agent.ike.extension import Extension
-from agent.ike.sa import IkeSa
-from agent.ike.table import Ike
-from agent.mediation.events import ServerEvent
-from agent.mediation.settings import MediationSettings, Random
-from agent.wire.message import Message
-from agent.wire.payloads import Identification
+from agent.mediation.budget import Bucket
+from agent.mediation.events import PeerGone, PeerRegistered, ServerEvent
+from agent.mediation.identity import accept_hash
+from agent.mediation.messages import (
+    BAD_SYNTAX,
+    FAILED,
+    ConnectMessage,
+    apply_accepts,
+    decode_connect,
+    is_reflexive_question,
+)
+from agent.wire.codes import EndpointType, ExchangeType, NotifyType
+from agent.wire.mediation import MeEndpoint
+from agent.wire.payloads import NotifyPayload, SaPayload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.ike.events import CloseReason
+    from agent.ike.sa import IkeSa
+    from agent.ike.table import Ike
+    from agent.mediation.settings import MediationSettings, Random
+    from agent.wire.message import Message
+    from agent.wire.payloads import Identification, Payload
+
+Key = tuple[int, bytes]
+
+_MAX_WAITING_FOR_ONE = 256
+"""Callers that wait for one peer: a public pseudonym cannot be made to call back a crowd."""
+
+
+class ServerExtension(Extension):
+    """A mediation connection at the server; also what stands in the table of those online."""
+
+    __slots__ = (
+        "_server",
+        "accepts",
+        "bucket",
+        "identity",
+        "ike_id",
+        "questions",
+        "waits_for",
+    )
+
+    def __init__(self, server: MediationServer) -> None:
+        self._server = server
+        self.ike_id = 0
+        self.identity: Identification | None = None  # set once it is registered
+        self.accepts: frozenset[bytes] | None = None  # None: the peer never said
+        self.bucket: Bucket | None = None
+        self.questions: dict[bytes, tuple[Key, float]] | None = None  # relayed to it: c → caller
+        self.waits_for: dict[Key, float] | None = None  # whom it asked to be called back for
+
+    def on_attach(self, sa: IkeSa) -> None:
+        """See Extension."""
+        self.ike_id = sa.ike_id
+
+    def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
+        """See Extension."""
+        match message.header.exchange:
+            case ExchangeType.IKE_SA_INIT:
+                payloads.append(NotifyPayload(NotifyType.ME_MEDIATION))
+                payloads.append(NotifyPayload(NotifyType.HG_ACCEPTS))  # "I am of your kind"
+                return
+            case ExchangeType.IKE_AUTH if message.first(SaPayload) is not None:
+                raise NoAdditionalSas("a mediation connection has no Child SA")
+            case ExchangeType.IKE_AUTH | ExchangeType.INFORMATIONAL:
+                if is_reflexive_question(message):
+                    seen = MeEndpoint.of(EndpointType.SERVER_REFLEXIVE, sa.path.remote)
+                    payloads.append(NotifyPayload(NotifyType.ME_ENDPOINT, seen.encode()))
+                self._take_accepts(message, now)
+
+    def _take_accepts(self, message: Message, now: float) -> None:
+        notifies = message.notifies(NotifyType.HG_ACCEPTS)
+        for notify in notifies:
+            self.accepts = apply_accepts(
+                self.accepts, notify.data, self._server.settings.max_accepted
+            )
+        if notifies and self.identity is not None:
+            self._server.on_accepts_changed(self, now)
+
+    def claims_exchange(self, exchange: int) -> bool:
+        """See Extension."""
+        return exchange == ExchangeType.ME_CONNECT
+
+    def handle_exchange(self, sa: IkeSa, message: Message, now: float) -> list[Payload]:
+        """See Extension."""
+        return self._server.on_connect_message(self, message, now)
+
+    def on_established(self, sa: IkeSa, now: float) -> None:
+        """See Extension."""
+        assert sa.remote_id is not None
+        self._server.register(self, sa.remote_id, now)
+
+    def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
+        """See Extension."""
+        self._server.unregister(self, now)
 
 
 class MediationServer:
-    """Registrations by pseudonym in a hash table; `allowed(caller, called)` is asked for peers that
-
-    do not send a list of their own (strongSwan).
-    """
+    """See the module. `allowed(caller, called)` is asked for peers without a list of their own."""
 
     def __init__(
         self,
@@ -26,33 +127,255 @@ class MediationServer:
         settings: MediationSettings,
         allowed: Callable[[Identification, Identification], bool] | None = None,
     ) -> None:
-        raise NotImplementedError
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Counts by word: registered, relayed, failed, refused, callbacks …"""
-        raise NotImplementedError
-
-    def factory(self, sa: IkeSa, request: Message | None) -> Extension | None:
-        """Responder extension factory for `Ike`: an extension if the request asks for mediation."""
-        raise NotImplementedError
-
-    def bind(self, ike: Ike) -> None:
-        """Requests of this server go through `ike`."""
-        raise NotImplementedError
+        self.settings = settings
+        self.counters: Counter[str] = Counter()
+        self._allowed = allowed
+        self._ike: Ike | None = None
+        self._online: dict[Key, ServerExtension] = {}
+        self._wanted: dict[Key, dict[Key, None]] = {}  # offline → who waits for it
+        self._due: deque[Key] = deque()  # those for whom callbacks may have to go out
+        self._outputs: deque[ServerEvent] = deque()
 
     def __len__(self) -> int:
         """Peers online."""
-        raise NotImplementedError
+        return len(self._online)
+
+    def factory(self, sa: IkeSa, request: Message | None) -> Extension | None:
+        """Responder extension factory for `Ike`: an extension if the request asks for mediation."""
+        if request is None or request.notify(NotifyType.ME_MEDIATION) is None:
+            return None
+        return ServerExtension(self)
+
+    def bind(self, ike: Ike) -> None:
+        """Requests of this server go through `ike`."""
+        self._ike = ike
 
     def handle_timer(self, now: float) -> None:
-        """Send what waits (callbacks)."""
-        raise NotImplementedError
+        """Send callbacks. Not where they arise: R's IKE_AUTH response goes out first."""
+        while self._due:
+            self._call_back(self._due.popleft(), now)
 
     def next_timeout(self) -> float | None:
-        """When `handle_timer` wants to be called."""
-        raise NotImplementedError
+        """At once (0) while callbacks wait; nothing else here has a time."""
+        return 0.0 if self._due else None
 
     def poll_output(self) -> ServerEvent | None:
         """What happened."""
-        raise NotImplementedError
+        return self._outputs.popleft() if self._outputs else None
+
+    # -- registrations ---------------------------------------------------------------------------
+
+    def register(self, peer: ServerExtension, identity: Identification, now: float) -> None:
+        """`peer` has proven `identity`: it is online, and an older one with it goes."""
+        older = self._online.get(identity.key)
+        peer.identity = identity
+        self._online[identity.key] = peer
+        self.counters["registered"] += 1
+        if older is not None and older is not peer:
+            self._forget_callbacks(older)
+            older.identity = None
+            assert self._ike is not None
+            self._ike.close(older.ike_id, now)
+        else:
+            self._outputs.append(PeerRegistered(ike_id=peer.ike_id, identity=identity))
+        if identity.key in self._wanted:
+            self._due.append(identity.key)
+
+    def unregister(self, peer: ServerExtension, now: float) -> None:
+        """The mediation connection of `peer` has ended."""
+        identity = peer.identity
+        if identity is None:
+            return
+        self._forget_callbacks(peer)
+        peer.identity = None
+        if self._online.get(identity.key) is peer:
+            del self._online[identity.key]
+            self._outputs.append(PeerGone(ike_id=peer.ike_id, identity=identity))
+
+    def on_accepts_changed(self, peer: ServerExtension, now: float) -> None:
+        """`peer` accepts others now: those it did not may wait for it."""
+        assert peer.identity is not None
+        if peer.identity.key in self._wanted:
+            self._due.append(peer.identity.key)
+
+    def _may_call(self, caller: ServerExtension, called: ServerExtension) -> bool:
+        assert caller.identity is not None
+        assert called.identity is not None
+        if called.accepts is not None:
+            return accept_hash(caller.identity) in called.accepts
+        return self._allowed is not None and self._allowed(caller.identity, called.identity)
+
+    # -- ME_CONNECT ------------------------------------------------------------------------------
+
+    def on_connect_message(
+        self, peer: ServerExtension, message: Message, now: float
+    ) -> list[Payload]:
+        """A decrypted ME_CONNECT request of `peer`; returns what it is answered."""
+        if peer.identity is None:
+            return [FAILED]  # replaced by a newer registration, its Delete is on the way
+        content = decode_connect(message)
+        if content is None:
+            return [BAD_SYNTAX]
+        if content.has_failed:
+            self._forward_failure(peer, content, now)
+            return []
+        if not content.is_complete:
+            return [BAD_SYNTAX]
+        if peer.bucket is None:
+            burst = self.settings.connect_burst
+            peer.bucket = Bucket(burst, self.settings.connect_rate, now)
+        relayed = content.is_response or peer.bucket.take(now)
+        if relayed:
+            relay = self._relay_answer if content.is_response else self._relay_question
+            relayed = bool(content.endpoints) and relay(peer, content, now)
+        if not relayed:
+            self.counters["failed"] += 1
+            if content.is_callback and not content.is_response:
+                self._note_callback(peer, content.peer, now)
+        return [] if relayed else [FAILED]
+
+    def _relay_question(self, caller: ServerExtension, content: ConnectMessage, now: float) -> bool:
+        assert caller.identity is not None
+        assert content.connect_id is not None
+        called = self._online.get(content.peer.key)
+        if called is None or called is caller or not self._may_call(caller, called):
+            return False
+        questions = self._open_questions(called, now)
+        if len(questions) >= self.settings.max_questions and content.connect_id not in questions:
+            return False
+        # Known before it is sent: strongSwan's answer comes before its response.
+        questions[content.connect_id] = (caller.identity.key, now)
+        self.counters["relayed"] += 1
+        caller_key, called_id = caller.identity.key, content.peer
+
+        def on_response(message: Message | None, at: float) -> None:
+            refused = message is None or message.notify(NotifyType.ME_CONNECT_FAILED) is not None
+            if refused and questions.pop(content.connect_id or b"", None) is not None:
+                self._tell_failure(caller_key, called_id, content.connect_id, at)
+
+        self._relay(called, caller.identity, content, on_response, now)
+        return True
+
+    def _relay_answer(self, called: ServerExtension, content: ConnectMessage, now: float) -> bool:
+        assert called.identity is not None
+        question = (called.questions or {}).pop(content.connect_id or b"", None)
+        if question is None or question[0] != content.peer.key:
+            return False
+        caller = self._online.get(question[0])
+        if caller is None:
+            return False
+        self.counters["answered"] += 1
+        self._relay(caller, called.identity, content, lambda message, at: None, now)
+        return True
+
+    def _forward_failure(
+        self, called: ServerExtension, content: ConnectMessage, now: float
+    ) -> None:
+        """R refuses later on: IDp(I) N(ME_CONNECT_FAILED)."""
+        assert called.identity is not None
+        questions = called.questions or {}
+        for connect_id, (caller, _) in list(questions.items()):
+            if caller == content.peer.key and content.connect_id in (None, connect_id):
+                del questions[connect_id]
+                self._tell_failure(caller, called.identity, connect_id, now)
+
+    def _tell_failure(
+        self, caller_key: Key, called: Identification, connect_id: bytes | None, now: float
+    ) -> None:
+        """S → I: the peer refused. The connect ID is for our own kind; strongSwan gets the least."""
+        caller = self._online.get(caller_key)
+        if caller is None:
+            return
+        self.counters["refused"] += 1
+        ours = caller.accepts is not None
+        content = ConnectMessage(
+            peer=called, connect_id=connect_id if ours else None, has_failed=True
+        )
+        self._send(caller, content, lambda message, at: None, now)
+
+    def _relay(
+        self,
+        to: ServerExtension,
+        sender: Identification,
+        content: ConnectMessage,
+        on_response: Callable[[Message | None, float], None],
+        now: float,
+    ) -> None:
+        relayed = ConnectMessage(
+            peer=sender,
+            connect_id=content.connect_id,
+            key=content.key,
+            is_response=content.is_response,  # and never the callback flag
+            endpoints=content.endpoints,
+        )
+        self._send(to, relayed, on_response, now)
+
+    def _send(
+        self,
+        to: ServerExtension,
+        content: ConnectMessage,
+        on_response: Callable[[Message | None, float], None],
+        now: float,
+    ) -> None:
+        assert self._ike is not None
+        self._ike.request(to.ike_id, ExchangeType.ME_CONNECT, content.payloads(), on_response, now)
+
+    def _open_questions(
+        self, called: ServerExtension, now: float
+    ) -> dict[bytes, tuple[Key, float]]:
+        """What was relayed to `called` and may still be answered."""
+        if called.questions is None:
+            called.questions = {}
+        oldest = now - self.settings.question_lifetime
+        for connect_id in [c for c, (_, at) in called.questions.items() if at < oldest]:
+            del called.questions[connect_id]
+        return called.questions
+
+    # -- callbacks -------------------------------------------------------------------------------
+
+    def _note_callback(self, caller: ServerExtension, called: Identification, now: float) -> None:
+        """Whether `called` is offline, unknown or does not want: nobody can tell the difference."""
+        assert caller.identity is not None
+        if caller.waits_for is None:
+            caller.waits_for = {}
+        caller.waits_for.pop(called.key, None)
+        if len(caller.waits_for) >= self.settings.max_callbacks:
+            self._forget_callback(caller, next(iter(caller.waits_for)))
+        waiting = self._wanted.setdefault(called.key, {})
+        if len(waiting) >= _MAX_WAITING_FOR_ONE:
+            del waiting[next(iter(waiting))]
+        waiting[caller.identity.key] = None
+        caller.waits_for[called.key] = now
+
+    def _forget_callback(self, caller: ServerExtension, called: Key) -> None:
+        assert caller.identity is not None
+        if caller.waits_for is not None:
+            caller.waits_for.pop(called, None)
+        waiting = self._wanted.get(called)
+        if waiting is not None:
+            waiting.pop(caller.identity.key, None)
+            if not waiting:
+                del self._wanted[called]
+
+    def _forget_callbacks(self, caller: ServerExtension) -> None:
+        for called in list(caller.waits_for or ()):
+            self._forget_callback(caller, called)
+
+    def _call_back(self, called_key: Key, now: float) -> None:
+        """`called_key` is online: tell those who wait and may, once."""
+        called = self._online.get(called_key)
+        if called is None or called.identity is None:
+            return
+        oldest = now - self.settings.callback_lifetime
+        for caller_key in list(self._wanted.get(called_key, ())):
+            caller = self._online.get(caller_key)
+            at = (caller.waits_for or {}).get(called_key) if caller is not None else None
+            if caller is None or at is None or at < oldest:
+                self._wanted[called_key].pop(caller_key, None)
+            elif self._may_call(caller, called):
+                self._forget_callback(caller, called_key)
+                self.counters["callbacks"] += 1
+                content = ConnectMessage(peer=called.identity, is_callback=True)
+                self._send(caller, content, lambda message, response_at: None, now)
+        if not self._wanted.get(called_key, True):
+            del self._wanted[called_key]

@@ -7,34 +7,33 @@ from dataclasses import dataclass
 
 Random = Callable[[int], bytes]
 
-MAX_ENDPOINTS = 17
-"""Of one ME_CONNECT: strongSwan survives 20 notifies, three of which are not endpoints."""
-
 MAX_PAIRS = 64
 """Of one checklist; more than the 50 checks of an attempt could not be probed anyway."""
 
 MAX_PEER_REFLEXIVE = 8
-"""Sources of authenticated checks that were not announced: a NAT makes one or two, a replay many."""
+"""Sources of authenticated checks that were not announced: a NAT makes one or two."""
 
 SILENT_ENDPOINT_BUDGET = 8
 """Checks (84 octets each, under 1 kB in all) to a remote endpoint from which nothing came."""
 
-HEARD_ENDPOINT_BUDGET = 40
-"""Checks to a remote endpoint that sent authenticated checks itself but may be spoofed."""
+HEARD_ENDPOINT_BUDGET = 28
+"""Checks to a remote endpoint that sent authenticated checks itself: two full runs of 14."""
 
 UNANSWERED_BUDGET = 50
-"""Checks without answer of one attempt, all endpoints together: what a victim can be sent at most."""
+"""Checks without answer of one attempt, all endpoints together."""
+
+TRIGGERED_RESERVE = 6
+"""Of these, kept for triggered checks: they are the ones that open both NATs."""
 
 ANSWER_BURST = 64
 """Answers to checks of one attempt at once (a check can be replayed by whoever saw it) …"""
 
 ANSWER_RATE = 40.0
-"""… and per second: one per check slot of a peer, as nobody sends faster."""
+"""… and per second: one per check slot of a peer, repetitions are slower than that."""
 
-MAX_CONNECT_ID = 16
-MIN_CONNECT_ID = 4
-MIN_CONNECT_KEY = 16
-MAX_CONNECT_KEY = 32
+PRIVATE_WAIT = 0.025
+"""How long a private endpoint that was asked can hold up a valid path: a neighbour is this near."""
+
 MAX_IDENTITY = 256
 """Octets of an identity in IDp: with 17 endpoints the message still fits one datagram."""
 
@@ -51,6 +50,7 @@ class MediationSettings:
     connect_timeout: float = 20.0  # from connect to the other side's answer
     check_timeout: float = 40.0  # from the first check to an authenticated mediated IKE SA
     answered_rtt_limit: float = 0.5  # at most this long is waited for a better path
+    init_timeout: float = 15.0  # of a responder, from the start of the checks to IKE_SA_INIT
     relay_wait: float = 1.0  # a relayed path waits this long for a direct one
     max_attempts: int = 32  # connection attempts of a client at once, both directions
     max_callbacks: int = 32  # per caller
