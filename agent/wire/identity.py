@@ -38,11 +38,11 @@ class Identification:
             return cls(IdType.ID_KEY_ID, _parse_hex(text.removeprefix(_KEY_ID_PREFIX)))
         if not text or len(text) > _MAX_NAME or not text.isascii() or not text.isprintable():
             raise ValueError(
-                f"{printable(text)!r} is no identity: a host name, user@host, an address, or"
+                f"'{printable(text)}' is no identity: a host name, user@host, an address, or"
                 f" keyid: and hexadecimal digits, at most {_MAX_NAME} plain characters"
             )
         if "=" in text and "@" not in text:
-            raise ValueError(f"{printable(text)!r} looks like a distinguished name: not supported")
+            raise ValueError(f"'{printable(text)}' looks like a distinguished name: not supported")
         address = _parse_address(text)
         if address is not None:
             four = len(address) == 4

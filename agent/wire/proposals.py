@@ -396,7 +396,7 @@ def _look_up(word: str, text: str, protocol: int) -> Keyword:
         why = f"has no place in a proposal for {'IKE' if protocol == ProtocolId.IKE else 'ESP'}"
     else:
         why = REFUSED.get(word, "is not known here")
-    raise ValueError(f"{printable(text)}: {printable(word)!r} {why}; allowed: {allowed}")
+    raise ValueError(f"{printable(text)}: '{printable(word)}' {why}; allowed: {allowed}")
 
 
 def _completed(

@@ -79,7 +79,7 @@ class TrafficSelector:
             )
         except ValueError:
             raise ValueError(
-                f"{printable(text)!r} is no traffic selector: an address, a network or a range,"
+                f"'{printable(text)}' is no traffic selector: an address, a network or a range,"
                 " then a protocol and port in brackets if wanted, such as 10.1.0.0/16[tcp/80]"
             ) from None
         return cls(protocol, start_port, end_port, start, end)

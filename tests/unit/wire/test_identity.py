@@ -36,8 +36,10 @@ def test_other_spellings():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  ", "keyid:", "keyid:xyz", "keyid:abc", "keyid:" + "00" * 400]
-    + ["a" * 400, "a\nb", "caf\u00e9", "C=CH, O=strongSwan, CN=moon", "\x1b[31m"],
+    [
+        *("", "  ", "keyid:", "keyid:xyz", "keyid:abc", "keyid:" + "00" * 400, "a" * 400),
+        *("a\nb", "caf\u00e9", "C=CH, O=strongSwan, CN=moon", "\x1b[31m"),
+    ],
 )
 def test_what_is_no_identity(text):
     with pytest.raises(ValueError, match=r"no identity|no key ID|distinguished name") as caught:
