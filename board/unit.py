@@ -33,13 +33,14 @@ def is_reachable(program: str, root: Path = Path("/")) -> bool:
         return False
     interpreter = head[2:].split()[:1] if head.startswith(b"#!") else []
     paths = [path, *(root / os.fsdecode(word).lstrip("/") for word in interpreter)]
-    return all(_is_open(p) and _is_open(Path(os.path.realpath(p))) for p in paths)
+    return all(_is_open(p, root) and _is_open(Path(os.path.realpath(p)), root) for p in paths)
 
 
-def _is_open(path: Path) -> bool:
-    """Whether others may execute `path` and pass through every folder above it."""
+def _is_open(path: Path, root: Path) -> bool:
+    """Whether others may execute `path` and pass through every folder above it, up to `root`."""
+    above = [folder for folder in path.parents if folder != root and root in folder.parents]
     try:
-        return all(os.stat(p).st_mode & stat.S_IXOTH for p in (path, *path.parents))
+        return all(os.stat(p).st_mode & stat.S_IXOTH for p in (path, *above))
     except OSError:
         return False
 
