@@ -69,7 +69,7 @@ class MediatorConfig:
 
     @property
     def is_ours(self) -> bool:
-        """Whether we show our mediation key there (a strongSwan server knows us by another name)."""
+        """Whether we show our mediation key there (strongSwan knows us by another name)."""
         return self.local_id is None
 
 

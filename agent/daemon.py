@@ -411,5 +411,5 @@ def _selector_prefixes(selector: TrafficSelector) -> list[tuple[bytes, int]]:
     import ipaddress
 
     first, last = ipaddress.ip_address(selector.start), ipaddress.ip_address(selector.end)
-    networks = ipaddress.summarize_address_range(first, last)  # type: ignore[type-var]
+    networks = ipaddress.summarize_address_range(first, last)
     return [(n.network_address.packed, n.prefixlen) for n in networks]

@@ -1,4 +1,4 @@
-"""Errors for people. The class docstring says what happened and what to do; the instance adds facts.
+"""Errors for people. The class docstring says what happened; the instance adds facts and advice.
 
 Exit codes follow sysexits.h.
 """

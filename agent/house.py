@@ -1,4 +1,4 @@
-"""What a machine keeps: configuration, keys, peers, audit log. Files are written by `board.storage`."""
+"""What a machine keeps: configuration, keys, peers, audit log. board.storage writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the files of a machine are (PRODUCT.md); all of it moves with `--root`. Pure: paths only."""
+"""Where the files of a machine are; all of it moves with `--root`. Pure: paths only."""
 
 from __future__ import annotations
 

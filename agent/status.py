@@ -1,4 +1,4 @@
-"""Frozen status values: what a person, a script or a page is shown. No secrets, no keys but public."""
+"""Frozen status values: what a person, a script or a page is shown. No secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediatorStatus:
-    """One registration. `state` is resolving, connecting, registered or waiting; times in seconds."""
+    """One registration. `state`: resolving, connecting, registered, waiting; times in seconds."""
 
     name: str
     address: str

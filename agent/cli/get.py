@@ -1,4 +1,4 @@
-"""Read the points of a device: `get cabin boiler`, `get cabin boiler.setpoint`; here: `get boiler`."""
+"""Read points: `get cabin boiler`, `get cabin boiler.setpoint`; on the gateway: `get boiler`."""
 
 from __future__ import annotations
 

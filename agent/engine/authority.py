@@ -1,4 +1,4 @@
-"""The engine's peer authorization database (RFC 4301 §4.4.3): whom this machine lets in, and as what.
+"""The engine's peer authorization database (RFC 4301 §4.4.3): whom it lets in, and as what.
 
 Three kinds come: peers of the mediation server (their pseudonym is their key), known peers (pinned
 identity), and invited ones (pinned one-time identity, childless, may only enrol).

@@ -144,7 +144,7 @@ class Connection:
             self._connect(path, (registration.client.connect_extension(connect_id),), now)
 
     def on_connect_failed(self, event: ConnectFailed, now: float) -> None:
-        """The mediated way failed, or the other side's attempt of the same moment goes on instead."""
+        """The mediated way failed, or the other side's attempt of that moment goes on instead."""
         if event.connect_id != self.connect_id:
             return
         self.connect_id = event.replaced_by

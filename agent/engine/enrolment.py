@@ -1,4 +1,4 @@
-"""Handing over lasting keys inside the IKE SA of an invitation (agent/invitation.py has the octets).
+"""Handing over lasting keys inside the IKE SA of an invitation (octets: agent/invitation.py).
 
 N(HG_ENROLL) travels in an INFORMATIONAL request, N(HG_ENROLLED) in its response: private notifies,
 sent only where the identity of an invitation has been proven.

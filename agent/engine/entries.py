@@ -65,6 +65,6 @@ class ServerEntry:
     peers: Mapping[tuple[int, bytes], MediatedPeer] = field(default_factory=dict)
 
 
-# Called with the one-time public key and the data of N(HG_ENROLL); answers the data of N(HG_ENROLLED)
-# after whatever it stored is on disk.
+# Called with the one-time public key and the data of N(HG_ENROLL); answers the data of
+# N(HG_ENROLLED) after whatever it stored is on disk.
 Enrol = Callable[[bytes, bytes], bytes]

@@ -1,4 +1,4 @@
-"""What the engine tells its driver, besides what it hands out to be sent. Events say what happened."""
+"""What the engine tells its driver: what is to be sent or delivered, and what happened."""
 
 from __future__ import annotations
 

@@ -152,7 +152,8 @@ class Demo:
     def _start_controller(self) -> str:
         link, dump = self.lab.folder / "boiler", self.lab.folder / "boiler.json"
         command = [
-            sys.executable, "-m", "agent.operations.controller", "--link", link, "--dump", dump,
+            sys.executable, "-P", "-m", "agent.operations.controller",
+            "--link", str(link), "--dump", str(dump),
         ]  # fmt: skip
         child = self.net.gateway.popen(command, stdout=subprocess.PIPE)
         line = _line(child, "the controller")

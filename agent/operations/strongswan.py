@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
+import base64
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -26,18 +27,18 @@ def prepare_server(folder: Path, address: str, roles: tuple[str, ...]) -> str:
 
     The pre-shared keys of the roles are left in `folder`/ROLE.psk.
     """
-    key = SigningKey.generate(secrets.token_bytes)
+    key = SigningKey.generate(os.urandom)
     for name in ("run", "swanctl/private", "swanctl/pubkey"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     private = folder / "swanctl/private/server.pem"
     private.touch(0o600)
     private.write_bytes(key.pem())
     (folder / "swanctl/pubkey/server.pub").write_bytes(key.public_key().pem())
-    (folder / "strongswan.conf").write_text(_STRONGSWAN.format(folder=folder))
+    (folder / "strongswan.conf").write_text(_STRONGSWAN.format(folder=folder, plugins=_PLUGINS))
     connections = _CONNECTION.format(address=address, identity=SERVER_ID)
     lines = []
     for number, role in enumerate(roles):
-        psk = secrets.token_urlsafe(24)
+        psk = base64.urlsafe_b64encode(os.urandom(24)).decode()
         secret = folder / f"{role}.psk"
         secret.touch(0o600)
         secret.write_text(psk)
@@ -93,9 +94,13 @@ def start_server(host: Namespace, folder: Path) -> str:
         time.sleep(0.1)
 
 
+_PLUGINS = (
+    "random nonce openssl pem pkcs1 pkcs8 pubkey curve25519 hmac sha1 sha2 kdf aes gcm drbg vici "
+    "kernel-libipsec kernel-netlink socket-default"
+)
 _STRONGSWAN = """\
 charon {{
-  load = random nonce openssl pem pkcs1 pkcs8 pubkey curve25519 hmac sha1 sha2 kdf aes gcm drbg vici kernel-libipsec kernel-netlink socket-default
+  load = {plugins}
   plugins {{
     vici {{
       socket = unix://{folder}/run/vici
