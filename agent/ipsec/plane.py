@@ -21,7 +21,7 @@ from agent.datagram import Path, Received, Transmit
 from agent.ipsec import flow as flows
 from agent.ipsec.esp import IPV4, IPV6, NO_NEXT_HEADER, PADDING
 from agent.ipsec.icmp import packet_too_big
-from agent.ipsec.segments import NO_VNET, Coalescer, Group, Offload
+from agent.ipsec.segments import NO_VNET, Coalescer, Offload
 from agent.ipsec.spd import NOTHING, Grants, Verdict, covers
 from agent.ipsec.tunnel import EspSa, Tunnel
 
@@ -238,40 +238,37 @@ class DataPlane:
         if sa.tunnel.on_inbound(sa):
             self._reroute()
 
-        def slow(opened: bytes) -> Group | None:
-            return self._check(sa, opened, coalescer)
-
-        coalescer.add_run(plain, slow)
+        coalescer.add_run(plain, lambda opened: self._check(sa, opened, coalescer))
         coalescer.end_flows()
 
-    def _check(self, sa: EspSa, opened: bytes, coalescer: Coalescer) -> Group | None:
-        """Everything about one inner packet; returns the group that it opened."""
+    def _check(self, sa: EspSa, opened: bytes, coalescer: Coalescer) -> None:
+        """Everything about one inner packet."""
         pad, next_header = opened[-2], opened[-1]
         end = len(opened) - 2 - pad
         if end < 0 or opened[end:-2] != PADDING[:pad]:
             self.counters["padding"] += 1
-            return None
+            return
         if next_header == NO_NEXT_HEADER:
             self.counters["dummy"] += 1
-            return None
+            return
         packet = opened[:end]
         flow = flows.read(packet)
         if flow is None or next_header != (IPV6 if len(flow.source) == 16 else IPV4):
             self.counters["malformed"] += 1
-            return None
+            return
         verdict = sa.verdict(flow)
         if verdict is None:
             self.counters["selectors"] += 1
-            return None
+            return
         if verdict and (
             verdict is Verdict.REFUSE
             or (verdict is Verdict.NO_OPENING and flow.opens)
             or (verdict is Verdict.ANSWER and not sa.tunnel.opened.awaits(flow))
         ):
             self.counters["not_granted"] += 1
-            return None
+            return
         # What follows the inner packet is traffic flow confidentiality (RFC 4303 §2.7).
-        return coalescer.add(packet[: flow.length], opened[flow.length :], flow.key)
+        coalescer.add(packet[: flow.length], opened[flow.length :], flow.key)
 
     # Outbound
 

@@ -18,10 +18,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MAX_SEGMENTS = 64
 """What one call may carry: UDP_MAX_SEGMENTS of kernels before 6.9, both ways."""
@@ -122,11 +123,10 @@ def _shape(version: int, protocol: int, header: int) -> _Shape:
 
 
 class Group:
-    """A super-packet that grows. Public fields are read by the loop in `Coalescer.add_equal`."""
+    """A super-packet that grows: `buffers` are those of its write, `room` the packets to come."""
 
     __slots__ = (
-        "buffers", "end", "expected", "header", "mask", "pushed", "room", "shape", "size", "step",
-        "trailer",
+        "buffers", "end", "expected", "header", "mask", "pushed", "room", "shape", "step", "trailer"
     )  # fmt: skip
 
     def __init__(self, packet: bytes, trailer: bytes, shape: _Shape, buffers: list[bytes]) -> None:
@@ -136,7 +136,6 @@ class Group:
         self.mask = shape.same
         self.end = len(packet)
         self.trailer = trailer
-        self.size = self.end + len(trailer)
         payload = self.end - header
         self.step = payload << shape.sequence_shift if shape.sequence_shift >= 0 else 0
         self.expected = (int.from_bytes(packet[:header], "big") & shape.same) + self.step
@@ -149,6 +148,31 @@ class Group:
         else:
             room = min(room, MAX_SEGMENTS)
         self.room = room - 1
+
+    def extend(self, packet: bytes, following: Iterator[bytes]) -> bytes | None:
+        """Take `packet` and those `following` as long as each continues this group.
+
+        Returns the first that does not, None if there are no more. Once a packet, hence the names.
+        """
+        from_bytes, append = int.from_bytes, self.buffers.append
+        header, mask, end, trailer, step = (
+            self.header, self.mask, self.end, self.trailer, self.step,
+        )  # fmt: skip
+        expected, room = self.expected, self.room
+        rest: bytes | None = None
+        for packet in chain((packet,), following):  # noqa: B020 - the first of them
+            if (
+                from_bytes(packet[:header], "big") & mask != expected
+                or packet[end:] != trailer
+                or not room
+            ):
+                rest = packet
+                break
+            append(packet[header:end])
+            expected += step
+            room -= 1
+        self.expected, self.room = expected, room
+        return rest
 
     def took_last(self, packet: bytes) -> bool:
         """End this group with `packet` if that fits: it may be shorter, and it may say PSH."""
@@ -219,57 +243,47 @@ class Coalescer:
         """Groups that may still grow, by flow key (see `flow.key`)."""
         self._groups: list[Group] = []
 
-    def add_run(self, plain: list[bytes], slow: Callable[[bytes], Group | None]) -> None:
+    def add_run(self, plain: Iterable[bytes], check: Callable[[bytes], None]) -> None:
         """Append to open groups what continues them, as it was opened, with its trailer.
 
-        All else goes to `slow`, which checks it, gives it to `add` and returns that one's answer.
-        What continues a group needs no check of its own: addresses, protocol, ports, lengths and
-        trailer are those of a packet that was checked.
+        All else goes to `check`, which gives to `add` what it lets pass. What continues a group
+        needs no check of its own: addresses, protocol, ports, lengths and trailer are those of a
+        packet that was checked.
         """
-        from_bytes, find = int.from_bytes, self.open.get
-        group: Group | None = None
-        for packet in plain:
-            if (
-                group is None
-                or from_bytes(packet[: group.header], "big") & group.mask != group.expected
-            ):
-                group = find(packet[6:44] if packet[0] >> 4 == 6 else packet[6:10] + packet[12:24])
-                if (
-                    group is None
-                    or from_bytes(packet[: group.header], "big") & group.mask != group.expected
-                ):
-                    group = slow(packet)
+        find = self.open.get
+        packets = iter(plain)
+        packet = next(packets, None)
+        while packet is not None:
+            group = find(packet[6:44] if packet[0] >> 4 == 6 else packet[6:10] + packet[12:24])
+            if group is not None:
+                rest = group.extend(packet, packets)
+                if rest is not packet:
+                    packet = rest
                     continue
-            if len(packet) == group.size and group.room > 0 and packet.endswith(group.trailer):
-                group.buffers.append(packet[group.header : group.end])
-                group.expected += group.step
-                group.room -= 1
-            else:
-                group = slow(packet)
+            check(packet)
+            packet = next(packets, None)
 
-    def add(self, packet: bytes, trailer: bytes, key: bytes | None) -> Group | None:
-        """Write `packet`, in a group if it fits one. Returns the group that it has opened.
+    def add(self, packet: bytes, trailer: bytes, key: bytes | None) -> None:
+        """Write `packet`, in a group if it fits one.
 
         `trailer` is what followed it in its ESP packet, `key` its flow key (see `flow`), None for
         what is not plain TCP or UDP.
         """
         if not self._offload.vnet:
             self.writes.append([packet])
-            return None
+            return
         group = None if key is None else self.open.pop(key, None)
         if group is not None and group.took_last(packet):
-            return None
+            return
         buffers = [NO_VNET, packet]
         self.writes.append(buffers)
         shape = None if key is None else self._opens(packet)
         if key is None or shape is None:
-            return None
+            return
         group = Group(packet, trailer, shape, buffers)
-        if group.room <= 0:
-            return None
-        self.open[key] = group
-        self._groups.append(group)
-        return group
+        if group.room > 0:
+            self.open[key] = group
+            self._groups.append(group)
 
     def _opens(self, packet: bytes) -> _Shape | None:
         """The shape of a group that `packet`, plain TCP or UDP, may begin."""

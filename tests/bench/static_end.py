@@ -25,14 +25,12 @@ KEYS = (bytes(range(20)), b""), (bytes(range(20, 40)), b"")
 
 def main(side: str, local: str, remote: str) -> None:
     """Seal and open until killed."""
-    if not os.environ.get("X_NOBATCH"):
+    with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     family = socket.AF_INET6 if ":" in local else socket.AF_INET
     udp = UdpSocket(4500, family)
     tun = Tun("hg0", MTU)
-    plane = DataPlane(
-        random=os.urandom, offload=Offload(tun.vnet, tun.udp_segmentation), mtu=MTU
-    )
+    plane = DataPlane(random=os.urandom, offload=Offload(tun.vnet, tun.udp_segmentation), mtu=MTU)
     first = side == "a"
     everything = (TrafficSelector.parse("0.0.0.0/0"), TrafficSelector.parse("::/0"))
     plane.install(
@@ -65,15 +63,13 @@ def main(side: str, local: str, remote: str) -> None:
 
 def _loop(poll: select.epoll, udp: UdpSocket, tun: Tun, plane: DataPlane) -> None:
     from_udp = udp.fileno()
-    ub=int(os.environ.get("X_UB","32")); tb=int(os.environ.get("X_TB","64")); yl=os.environ.get("X_YIELD")
     while True:
         for descriptor, _ in poll.poll():
             now = time.monotonic()
             if descriptor == from_udp:
-                tun.write(plane.receive(udp.receive(ub), now).writes)
-                if yl: os.sched_yield()
+                tun.write(plane.receive(udp.receive(), now).writes)
             else:
-                udp.send(plane.seal(tun.receive(tb), now))
+                udp.send(plane.seal(tun.receive(), now))
         if udp.wants_write:
             udp.flush()
 
