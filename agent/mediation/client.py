@@ -104,7 +104,10 @@ class MediationClient:
 
         `authenticated` when the IKE SA is up and `path_failed` when it is not to be.
         """
-        return ConnectIdExtension(self, connect_id, is_initiator=True)
+        attempt = self._attempts.get(connect_id)
+        pair = attempt.checklist.nominated if attempt and attempt.checklist else None
+        rtt = pair.rtt if pair is not None else 0.0
+        return ConnectIdExtension(self, connect_id, is_initiator=True, rtt=rtt)
 
     @property
     def registered(self) -> bool:
@@ -195,7 +198,7 @@ class MediationClient:
             return
         attempt.stage = Stage.CHECKING
         attempt.reported = 0
-        attempt.deadline = min(attempt.deadline, now + self._settings.check_timeout)
+        attempt.deadline = now + self._settings.check_timeout
         self._progress(attempt, ConnectStage.RETRYING)
         attempt.checklist.resume(now)
         self._follow(attempt, now)
@@ -205,6 +208,7 @@ class MediationClient:
         attempt = self._attempts.get(connect_id)
         if attempt is not None and attempt.checklist is not None and not attempt.is_initiator:
             attempt.stage = Stage.CHOSEN
+            attempt.deadline = now + self._settings.handshake_timeout
             attempt.checklist.pause()
 
     def handshake_failed(self, connect_id: bytes, now: float) -> None:
@@ -212,6 +216,7 @@ class MediationClient:
         attempt = self._attempts.get(connect_id)
         if attempt is not None and attempt.checklist is not None and not attempt.is_initiator:
             attempt.stage = Stage.CHECKING
+            attempt.deadline = now + self._settings.check_timeout
             attempt.checklist.resume(now)
             self._follow(attempt, now)
 
@@ -242,7 +247,8 @@ class MediationClient:
                 attempt.checklist.handle_timer(now)
                 self._follow(attempt, now)
             if now >= attempt.deadline and attempt.connect_id in self._attempts:
-                self._fail(attempt, ConnectFailure.TIMEOUT)
+                checking = attempt.stage is Stage.CHECKING and not attempt.reported
+                self._fail(attempt, ConnectFailure.NO_PATH if checking else ConnectFailure.TIMEOUT)
 
     def next_timeout(self) -> float | None:
         """When `handle_timer` wants to be called."""
@@ -481,16 +487,14 @@ class MediationClient:
             return
         if attempt.stage in (Stage.ASKED, Stage.RELAYED, Stage.ANSWERED):
             attempt.stage = Stage.CHECKING
-            limit = self._settings.check_timeout
-            attempt.deadline = now + (
-                limit if attempt.is_initiator else self._settings.init_timeout
-            )
+            attempt.deadline = now + self._settings.check_timeout
             self._progress(attempt, ConnectStage.CHECKING)
         pair = checks.nominated
         if pair is not None and attempt.reported != pair.number:
             attempt.reported = pair.number
             if attempt.is_initiator:
                 attempt.stage = Stage.CHOSEN
+                attempt.deadline = now + self._settings.handshake_timeout
             self._outputs.append(
                 PathFound(
                     client=self.name,

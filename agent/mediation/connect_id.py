@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from agent.wire.message import Message
     from agent.wire.payloads import Identification, Payload
 
+_LONGEST_RTT = 0.15
+"""Of a check it is not known which repetition was answered: never worse than not to know at all."""
+
 _BY_US = (CloseReason.DELETED, CloseReason.ABORTED, CloseReason.REPLACED)
 
 
@@ -31,15 +34,26 @@ class ConnectIdExtension(Extension):
     `client` is None if the connect ID of an IKE_SA_INIT names no attempt of ours.
     """
 
-    __slots__ = ("_is_up", "client", "connect_id", "is_initiator")
+    __slots__ = ("_is_up", "_rtt", "client", "connect_id", "is_initiator")
 
     def __init__(
-        self, client: MediationClient | None, connect_id: bytes, *, is_initiator: bool
+        self,
+        client: MediationClient | None,
+        connect_id: bytes,
+        *,
+        is_initiator: bool,
+        rtt: float = 0.0,
     ) -> None:
         self.client = client
         self.connect_id = connect_id
         self.is_initiator = is_initiator
         self._is_up = False
+        self._rtt = min(rtt, _LONGEST_RTT)
+
+    def on_attach(self, sa: IkeSa) -> None:
+        """IKE need not guess how soon to repeat a lost IKE_SA_INIT: the checks have measured it."""
+        if self._rtt and not sa.rtt:
+            sa.rtt = self._rtt
 
     @property
     def expected(self) -> Identification | None:

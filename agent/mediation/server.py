@@ -282,7 +282,7 @@ class MediationServer:
     def _tell_failure(
         self, caller_key: Key, called: Identification, connect_id: bytes | None, now: float
     ) -> None:
-        """S → I: the peer refused. The connect ID is for our own kind; strongSwan gets the least."""
+        """S → I: the peer refused. The connect ID is for our own kind only."""
         caller = self._online.get(caller_key)
         if caller is None:
             return

@@ -48,9 +48,9 @@ class MediationSettings:
     retries: int = 13  # … this many times
     patience: float = 5.0  # checks are answered this long before "no path" is said
     connect_timeout: float = 20.0  # from connect to the other side's answer
-    check_timeout: float = 40.0  # from the first check to an authenticated mediated IKE SA
+    check_timeout: float = 15.0  # from the first check to a path, or to the other's IKE_SA_INIT
+    handshake_timeout: float = 40.0  # from there to an authenticated mediated IKE SA
     answered_rtt_limit: float = 0.5  # at most this long is waited for a better path
-    init_timeout: float = 15.0  # of a responder, from the start of the checks to IKE_SA_INIT
     relay_wait: float = 1.0  # a relayed path waits this long for a direct one
     max_attempts: int = 32  # connection attempts of a client at once, both directions
     max_callbacks: int = 32  # per caller
