@@ -18,7 +18,7 @@ def esp_parameters(order: InstallChildSa) -> EspSaParameters:
         spi_in=order.spi_in,
         spi_out=order.spi_out,
         encr_id=order.encr_id,
-        key_bits=order.key_bits,
+        key_bits=order.key_bits or None,  # ike says 0 where the transform has no length
         integ_id=order.integ_id,
         keys_in=order.keys_in,
         keys_out=order.keys_out,
