@@ -64,19 +64,23 @@ class ChildSa:
 
     `ends_silently`: another one has taken its place, so its end is no event. `replaced_by` is what
     the *peer* made to replace it (needed for collisions), `nonce` the lower one of those of
-    its exchange (§2.8.1), empty once it does not matter any more.
+    its exchange (§2.8.1), empty once it does not matter any more. Until `settles_at` the peer, who
+    asked for it, may not have our response: it would not know what a request is about. Its next
+    request says that it has. `farewell` is why it is deleted, if that had to wait.
     """
 
     __slots__ = (
         "addresses",
         "ends_silently",
         "expire_at",
+        "farewell",
         "is_closing",
         "local_ts",
         "nonce",
         "rekey_at",
         "remote_ts",
         "replaced_by",
+        "settles_at",
         "spi_in",
         "spi_out",
     )
@@ -99,6 +103,8 @@ class ChildSa:
         self.replaced_by: ChildSa | None = None
         self.is_closing = False
         self.ends_silently = False
+        self.settles_at: float | None = None
+        self.farewell: tuple[CloseReason, str] | None = None
         self.rekey_at: float | None = None
         self.expire_at: float | None = None
 

@@ -119,6 +119,9 @@ class RekeyChild(Task):
         busy = child.is_closing or child.ends_silently or child.replaced_by is not None
         if sa.peer is None or sa.peer.child is None or not owns(sa, child) or busy:
             return None
+        if child.settles_at is not None and now < child.settles_at:
+            child.rekey_at = child.settles_at
+            return None
         spi = sa.table.new_child_spi()
         proposals = numbered(sa.peer.child.proposals, spi)
         offer = self._offer = Offer(spi, proposals, child.local_ts, child.remote_ts)
@@ -199,7 +202,8 @@ def on_timer(sa: IkeSa, child: ChildSa, now: float) -> None:
     """A deadline of a Child SA may have come."""
     if child.expire_at is not None and child.expire_at <= now:
         child.expire_at = None
-        sa.submit(DeleteChild(child, CloseReason.REKEY_FAILED, "the lifetime is over"), now)
+        reason, detail = child.farewell or (CloseReason.REKEY_FAILED, "the lifetime is over")
+        sa.submit(DeleteChild(child, reason, detail), now)
     elif child.rekey_at is not None and child.rekey_at <= now:
         child.rekey_at = None
         sa.submit(RekeyChild(child), now)
@@ -228,6 +232,7 @@ def _create(sa: IkeSa, message: Message, now: float) -> Reply:
     grant = Grant(sa, sa.peer.child, message, with_ke=True)
     nonce = sa.table.random(NONCE_LENGTH)
     child = grant.install(sa, (nonce_of(message), nonce), None)
+    child.settles_at = now + sa.table.settings.give_up
     payloads = grant.payloads(child.spi_in, nonce, with_cp=False)
     return payloads, lambda: announce(sa, child, now)
 
@@ -245,6 +250,7 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
     grant = Grant(sa, sa.peer.child, message, with_ke=True, old=child)
     nonce = sa.table.random(NONCE_LENGTH)
     new = grant.install(sa, (nonce_of(message), nonce), child)
+    new.settles_at = now + sa.table.settings.give_up
     child.replaced_by = new
     child.rekey_at = None
     payloads = grant.payloads(new.spi_in, nonce, with_cp=False)

@@ -142,7 +142,12 @@ class DeleteChild(Task):
 
     def build(self, sa: IkeSa, now: float) -> list[Payload] | None:
         """See Task."""
-        if not owns(sa, self.child) or self.child.is_closing:
+        child = self.child
+        if not owns(sa, child) or child.is_closing:
+            return None
+        if child.settles_at is not None and now < child.settles_at:
+            child.farewell = (self._reason, self._detail)
+            child.expire_at = child.settles_at
             return None
         self.child.is_closing = True
         return [DeletePayload(ProtocolId.ESP, (self.child.spi_in,))]

@@ -282,6 +282,8 @@ class IkeSa:
             raise Ignored("state")
         inner = self._open(data)
         self.heard(path, now)
+        for child in (self.children or {}).values():
+            child.settles_at = None
         then: Callable[[], None] | None = None
         fatal: ProtocolError | None = None
         try:

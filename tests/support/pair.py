@@ -233,8 +233,8 @@ class Pair:
             else:
                 self.pending.clear()
             deadlines = [side.ike.next_timeout() for side in (self.a, self.b)]
-            due = min((d for d in deadlines if d is not None), default=until)
-            if due > until:
+            due = min((d for d in deadlines if d is not None), default=None)
+            if due is None or due > until:
                 break
             self.now = max(self.now, due)
             for side in (self.a, self.b):

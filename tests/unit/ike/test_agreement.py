@@ -1,0 +1,107 @@
+"""Whatever is rekeyed, deleted, lost, doubled and reordered: in the end both sides agree.
+
+THREATS 24 and 25. Each seed is one run in virtual time.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent.ike.events import IkeSaClosed
+from tests.support.pair import Pair, established, make_pair
+
+
+def _disturb(pair: Pair, chance: random.Random, loss: float) -> None:
+    """Deliver about half of what waits: some lost, some twice, some out of order."""
+    pair.drain()
+    for datagram in list(pair.pending):
+        if chance.random() < 0.5:
+            continue
+        pair.pending.remove(datagram)
+        pair.now += chance.random() / 50
+        fate = chance.random()
+        if fate < loss:
+            continue
+        pair.deliver(datagram)
+        if fate > 0.85:
+            pair.deliver(datagram)
+    if chance.random() < 0.3:
+        chance.shuffle(pair.pending)
+    pair.now += chance.random() / 10
+    for side in (pair.a, pair.b):
+        at = side.ike.next_timeout()
+        if at is not None and at <= pair.now:
+            side.ike.handle_timer(pair.now)
+    pair.drain()
+
+
+def _act(pair: Pair, chance: random.Random, verbs: list[str]) -> None:
+    side = chance.choice((pair.a, pair.b))
+    verb = chance.choice(verbs)
+    sas = side.ike.sas()
+    if not sas:
+        return
+    ike_id = sas[0].ike_id
+    children = list(side.installed)
+    if verb == "rekey_ike":
+        side.ike.rekey_ike(ike_id, pair.now)
+    elif verb == "probe":
+        side.ike.check_liveness(ike_id, pair.now)
+    elif verb == "rekey_child" and children:
+        side.ike.rekey_child(chance.choice(children), pair.now)
+    elif verb == "delete_child" and children:
+        side.ike.delete_child(chance.choice(children), pair.now)
+
+
+def _agree(pair: Pair, *, with_child: bool) -> None:
+    for side in (pair.a, pair.b):
+        assert side.events(IkeSaClosed) == []
+        assert len(side.ike._by_spi) == 1, side.name
+        assert set(side.ike._children) == set(side.installed)
+        assert set(side.sa.children or ()) == set(side.installed)
+    assert pair.a.sa.spis == pair.b.sa.spis
+    ours = {(c.spi_in, c.spi_out): (c.keys_in, c.keys_out) for c in pair.a.installed.values()}
+    theirs = {(c.spi_out, c.spi_in): (c.keys_out, c.keys_in) for c in pair.b.installed.values()}
+    assert ours == theirs
+    if with_child:
+        assert len(ours) == 1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "verbs", [["rekey_ike"], ["rekey_child"], ["rekey_ike", "rekey_child", "probe"]]
+)
+@pytest.mark.parametrize("block", range(10))
+def test_rekeyings_end_in_one_pair(block: int, verbs: list[str], loss: float) -> None:
+    for seed in range(block * 8, block * 8 + 8):
+        chance = random.Random(seed)
+        pair = established(make_pair(child=True, esp=("aes128gcm16-x25519",)))
+        for _ in range(chance.randrange(1, 5)):
+            _act(pair, chance, verbs)
+            for _ in range(chance.randrange(4)):
+                _disturb(pair, chance, loss)
+        pair.sleep(120)
+        try:
+            _agree(pair, with_child=True)
+        except AssertionError:
+            print(f"seed {seed}", *pair.sent, sep="\n")
+            raise
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_deletes_among_them(block: int) -> None:
+    for seed in range(block * 8, block * 8 + 8):
+        chance = random.Random(seed)
+        pair = established(make_pair(child=True))
+        for _ in range(chance.randrange(1, 5)):
+            _act(pair, chance, ["rekey_ike", "rekey_child", "delete_child"])
+            for _ in range(chance.randrange(4)):
+                _disturb(pair, chance, 0.2)
+        pair.sleep(120)
+        try:
+            _agree(pair, with_child=False)
+        except AssertionError:
+            print(f"seed {seed}", *pair.sent, sep="\n")
+            raise
