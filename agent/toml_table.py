@@ -6,7 +6,6 @@ error with the nearest known name beside it.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,6 +155,8 @@ class Table:
         """Raises ConfigError for the first key that nobody asked for."""
         for key in self._values:
             if key not in self._known:
+                import difflib
+
                 near = difflib.get_close_matches(key, self._known, 1)
                 hint = (
                     f'did you mean "{near[0]}"?'

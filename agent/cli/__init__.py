@@ -5,11 +5,11 @@ Exit codes follow sysexits. No traceback reaches a person: an error is one sente
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from agent import __version__
 from agent.errors import HearthgateError, UsageError
@@ -39,15 +39,8 @@ COMMANDS = {
     "service": "install or remove the system service",
     "completion": "print shell completion for bash, zsh or fish",
 }
+DAEMONS = ("run", "mediate")
 EX_SOFTWARE, EX_USAGE, EX_INTERRUPTED, EX_IOERR = 70, 64, 130, 74
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors become ours, with a hint at the help."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Raises UsageError instead of leaving."""
-        raise UsageError(f"{message}. See `{self.prog} --help`.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,44 +68,60 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    top = _top_parser()
-    options, rest = top.parse_known_args(_before_command(arguments))
-    if options.version:
+    root, name, words = _split(arguments)
+    if name in ("", "--help", "-h"):
+        print(_overview())
+        return 0 if name else EX_USAGE
+    if name == "--version":
         print(f"hearthgate {__version__}")
         return 0
-    command = arguments[len(_before_command(arguments)) :]
-    if not command:
-        print(_overview())
-        return 0 if options.help else EX_USAGE
-    name = command[0]
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else "`hearthgate --help` lists the commands."
-        raise UsageError(f"There is no command {name!r}; {hint}")
-    if rest:
-        raise UsageError(f"{rest[0]}: unknown option before the command.")
+        raise UsageError(_unknown(name))
     module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
-    parser = Parser(prog=f"hearthgate {name}", description=module.__doc__)
-    parser.add_argument("--root", type=Path, default=options.root, help=argparse.SUPPRESS)
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args(command[1:])))
+    if name in DAEMONS and (plain := _plain_options(words)) is not None:
+        # argparse with all that it imports would stay in the daemon's memory: 1.2 MB.
+        return int(module.run(SimpleNamespace(root=root, **plain)))
+    from agent.cli.parser import parse
+
+    return int(module.run(parse(name, module, root, words)))
 
 
-def _top_parser() -> Parser:
-    parser = Parser(prog="hearthgate", add_help=False)
-    parser.add_argument("--root", type=Path, default=Path(os.environ.get("HEARTHGATE_ROOT", "/")))
-    parser.add_argument("--version", action="store_true")
-    parser.add_argument("-h", "--help", action="store_true")
-    return parser
+def _split(arguments: list[str]) -> tuple[Path, str, list[str]]:
+    """Root, command and its words. `--root` may stand before the command. Raises UsageError."""
+    root, rest = os.environ.get("HEARTHGATE_ROOT", "/"), list(arguments)
+    while rest and rest[0].startswith("--root"):
+        option, equals, value = rest.pop(0).partition("=")
+        if option != "--root" or (not equals and not rest):
+            raise UsageError("--root wants a folder: --root DIR.")
+        root = value if equals else rest.pop(0)
+    if not rest:
+        return Path(root), "", []
+    return Path(root), rest[0], rest[1:]
 
 
-def _before_command(arguments: list[str]) -> list[str]:
-    at = 0
-    while at < len(arguments) and arguments[at].startswith("-"):
-        at += 2 if arguments[at] == "--root" else 1
-    return arguments[:at]
+def _plain_options(words: list[str]) -> dict[str, object] | None:
+    """The few options of the daemons; None for anything else (--help, mistakes)."""
+    plain: dict[str, object] = {"verbose": False, "address": ""}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word in ("-v", "--verbose"):
+            plain["verbose"] = True
+        elif word == "--address" and left:
+            plain["address"] = left.pop(0)
+        else:
+            return None
+    return plain
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    if name.startswith("-"):
+        return f"{name[:40]!r} is no option; `hearthgate --help` lists the commands."
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    hint = f"did you mean {near[0]}?" if near else "`hearthgate --help` lists the commands."
+    return f"There is no command {name[:40]!r}; {hint}"
 
 
 def _overview() -> str:

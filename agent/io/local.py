@@ -304,15 +304,23 @@ def _lock(path: Path) -> int:
 
 def _restrict(path: Path, group: str) -> None:
     """0660 for the group where it exists and we may give the socket to it, else 0600."""
-    import grp
-
     mode = 0o600
     with contextlib.suppress(KeyError, OSError):
-        number = grp.getgrnam(group).gr_gid
+        number = _group_number(group)
         if os.stat(path).st_gid != number:  # the unit's Group= needs no right to change it
             os.chown(path, -1, number)
         mode = 0o660
     os.chmod(path, mode)
+
+
+def _group_number(group: str) -> int:
+    """From /etc/group: the module grp would load the name service switch, 0.6 MB for one line."""
+    with open("/etc/group", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            words = line.split(":")
+            if words[0] == group and len(words) > 2 and words[2].isdecimal():
+                return int(words[2])
+    raise KeyError(group)
 
 
 @contextlib.contextmanager
