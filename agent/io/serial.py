@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 READ_OCTETS = 4096
-# What waits for the line: half a minute at 9600 baud. More is thrown away and counted; a driver
-# that looks at `pending` never gets here.
-MAX_PENDING = 32768
+# What may wait for the line. More is thrown away and counted; a driver that looks at `pending`
+# and stops reading its clients, which bring 4 kB each at a time, never gets here.
+MAX_PENDING = 131072
 LOCK_FOLDER = Path("/var/lock")
 _PARITIES = {"none": "N", "even": "E", "odd": "O", "mark": "M", "space": "S"}
 _RTS = struct.pack("I", 0x004)  # TIOCM_RTS
@@ -234,8 +234,11 @@ class SerialPort:
 
 def reason_of(error: BaseException) -> str:
     """Why a port failed, for people."""
-    number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-    number = getattr(error, "errno", None) or number
+    number = getattr(error, "errno", None)
+    if number is None and error.args and isinstance(error.args[0], int):
+        number = error.args[0]  # termios.error
+    if number is None and error.__context__ is not None:
+        return reason_of(error.__context__)  # pyserial makes a text of some
     reasons = {
         errno.EIO: "unplugged (input/output error)",
         errno.ENXIO: "unplugged (no such device)",
@@ -248,7 +251,7 @@ def reason_of(error: BaseException) -> str:
         errno.ENOTTY: "not a serial port",
         errno.EINVAL: "does not take these line parameters",
     }
-    return reasons.get(number) or (os.strerror(number) if number else "failed")
+    return reasons.get(number or 0) or (os.strerror(number) if number else "cannot be set up")
 
 
 def _open(path: str, settings: dict[str, object]) -> Any:  # noqa: ANN401  # serial.Serial, which has no types

@@ -28,6 +28,8 @@ RELAY_BUFFER = 65536  # octets in each direction of a relay before its source is
 RELAY_LINGER = 60.0  # a relay with one direction closed and the other silent ends after this
 CONNECT_SECONDS = 5.0
 LINGER_SECONDS = 1.0
+READ_OCTETS = 4096
+SEND_BUFFER = 65536
 _IPV6_FREEBIND = 78
 _IP_FREEBIND = 15
 _LAST_DATA_AND_ACK_RECEIVED = struct.Struct("=52xII")  # of struct tcp_info, milliseconds ago
@@ -65,7 +67,7 @@ def _why(error: OSError, port: int) -> str:
     return f"cannot listen on TCP port {port}: {error.strerror}"
 
 
-class TcpClient(asyncio.Protocol):
+class TcpClient(asyncio.BufferedProtocol):
     """One accepted connection. `address` is the numeric text of the remote address."""
 
     def __init__(self, listener: TcpListener) -> None:
@@ -85,12 +87,19 @@ class TcpClient(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if peer else ""
         keep_alive(sock)
+        with contextlib.suppress(OSError):
+            # Who does not read is noticed after this much, not after the megabytes of autotuning.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._listener._accepted(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where octets go; a plain protocol would be handed 256 kB at once."""
+        return self._listener.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Octets arrived."""
         if not self._is_ending:
-            self._listener.on_data(self, data)
+            self._listener.on_data(self, bytes(self._listener.buffer[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, by either side."""
@@ -186,6 +195,7 @@ class TcpListener:
         self._server: asyncio.Server | None = None
         self._last_number = 0
         self.clients: dict[int, TcpClient] = {}
+        self.buffer = memoryview(bytearray(READ_OCTETS))  # of all: each read is taken out at once
 
     @property
     def is_listening(self) -> bool:

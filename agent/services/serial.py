@@ -190,17 +190,19 @@ class SerialService(DeviceService):
             self._hub.alive(number)
             return
         client.probe(True)
-        self._look_again(number, self._clock() + PROBE_SECONDS)
+        self._look_again(number, self._clock())
 
-    def _look_again(self, number: int, deadline: float) -> None:
+    def _look_again(self, number: int, started: float) -> None:
+        """Whether something has come from the client's machine since the probe started."""
         self._probes.pop(number, None)
         client = self._listener.clients.get(number)
         if client is None:
             return
-        if client.silent_seconds() < RECENTLY:
+        elapsed = self._clock() - started
+        if client.silent_seconds() < elapsed:
             client.probe(False)
             self._hub.alive(number)
             self._pump()
-        elif self._clock() < deadline:
+        elif elapsed < PROBE_SECONDS:
             loop = asyncio.get_running_loop()
-            self._probes[number] = loop.call_later(PROBE_STEP, self._look_again, number, deadline)
+            self._probes[number] = loop.call_later(PROBE_STEP, self._look_again, number, started)
