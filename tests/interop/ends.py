@@ -58,13 +58,16 @@ CBC = Suite(ike="aes256-sha256-ecp256", esp="aes128-sha256-x25519")
 class OurEnd:
     """alice or bob running hearthgate; the peer's connection is called `peer`."""
 
-    def __init__(self, host: Namespace, folder: Path, name: str, config: str) -> None:
+    def __init__(
+        self, host: Namespace, folder: Path, name: str, config: str, *, address: bool = True
+    ) -> None:
         self.name = name
         self.host = host
+        own = f'addresses = ["{INNER[name]}/32"]\n' if address else ""
         self.agent = Hearthgate(
             host,
             folder,
-            f'addresses = ["{INNER[name]}/32"]\n{config}',
+            own + config,
             identity=seed(name),
             mediation=seed(f"m-{name}"),
         )
@@ -156,11 +159,18 @@ def direct_ours(
     suite: Suite = GCM,
     initiates: bool,
     more: str = "",
+    dynamic: bool = False,
 ) -> OurEnd:
-    """Ours towards strongSwan; only the initiator knows an address."""
+    """Ours towards strongSwan; only the initiator knows an address.
+
+    With `dynamic` the selector of the initiator's side is left to the virtual address.
+    """
     address = f'address = "{SERVER}"\n' if initiates else ""
-    config = f"[peer.peer]\n{address}{_our_peer(name, auth, suite)}{more}"
-    return OurEnd(host, folder, name, config)
+    ours, theirs = _single(name), _single(OTHER[name])
+    if dynamic:
+        ours, theirs = ("", theirs) if initiates else (ours, '["10.98.0.8/32"]')
+    config = f"[peer.peer]\n{address}{_our_peer(name, auth, suite, ours, theirs)}{more}"
+    return OurEnd(host, folder, name, config, address=not (dynamic and initiates))
 
 
 def direct_strongswan(
@@ -173,9 +183,10 @@ def direct_strongswan(
     initiates: bool,
     connection: dict[str, Any] | None = None,
     child: dict[str, Any] | None = None,
+    sections: dict[str, Any] | None = None,
     **options: Any,
 ) -> StrongswanEnd:
-    """strongSwan towards ours."""
+    """strongSwan towards ours; `sections` are more of swanctl.conf."""
     other = OTHER[name]
     settings: dict[str, Any] = {
         "local": _strongswan_proof(name, identity(name), auth),
@@ -197,6 +208,7 @@ def direct_strongswan(
     config = {
         "connections": {"peer": settings},
         "secrets": {"ike-peer": {"id": identity(other), "secret": PEER_SECRET}},
+        **(sections or {}),
     }
     charon = Charon(
         host, folder, config, private={name: seed(name)}, public={other: seed(other)}, **options
@@ -215,7 +227,7 @@ def mediated_ours(host: Namespace, folder: Path, name: str, *, auth: str) -> Our
         f'[mediator.medsrv]\naddress = "{SERVER}"\nkey = "{public_text(seed("ms"))}"\n'
         f'id = "ms@example.org"\nlocal_id = "{pseudonym(name)}"\n{proof}'
         f'[peer.peer]\nmediator = "medsrv"\npseudonym = "{pseudonym(other)}"\n'
-        f"{_our_peer(name, auth, GCM)}"
+        f"{_our_peer(name, auth, GCM, _single(name), _single(other))}"
     )
     return OurEnd(host, folder, name, config)
 
@@ -293,14 +305,23 @@ def _strongswan_server(host: Namespace, folder: Path, auth: str) -> Charon:
     return Charon(host, folder, config, private={"ms": seed("ms")}, public=public)
 
 
-def _our_peer(name: str, auth: str, suite: Suite) -> str:
+def _our_peer(name: str, auth: str, suite: Suite, ours: str = "", theirs: str = "") -> str:
     other = OTHER[name]
     proof = f'psk = "{PEER_SECRET}"' if auth == "psk" else _key_line(other)
-    return (
-        f'id = "{identity(other)}"\nlocal_id = "{identity(name)}"\n{proof}\n'
-        f'proposals = ["{suite.ike}"]\nesp_proposals = ["{suite.esp}"]\n'
-        f'local_ts = ["{INNER[name]}/32"]\nremote_ts = ["{INNER[other]}/32"]\n'
-    )
+    lines = [
+        f'id = "{identity(other)}"',
+        f'local_id = "{identity(name)}"',
+        proof,
+        f'proposals = ["{suite.ike}"]',
+        f'esp_proposals = ["{suite.esp}"]',
+    ]
+    lines += [f"local_ts = {ours}"] if ours else []
+    lines += [f"remote_ts = {theirs}"] if theirs else []
+    return "\n".join(lines) + "\n"
+
+
+def _single(name: str) -> str:
+    return f'["{INNER[name]}/32"]'
 
 
 def _key_line(name: str) -> str:

@@ -12,6 +12,7 @@ from tests.interop.ends import (
     INNER,
     OurEnd,
     StrongswanEnd,
+    Suite,
     assert_echo,
     direct_ours,
     direct_strongswan,
@@ -25,7 +26,9 @@ ROLES = ["initiator", "responder"]
 class Pair:
     """We and strongSwan; `role` is ours."""
 
-    def __init__(self, nats, role, *, auth="ed25519", suite=GCM, more="", **strongswan) -> None:
+    def __init__(
+        self, nats, role, *, auth="ed25519", suite=GCM, more="", dynamic=False, **strongswan
+    ) -> None:
         places = {"initiator": (nats.operator, "alice"), "responder": (nats.server, "bob")}
         (our_host, our_name) = places.pop(role)
         ((host, name),) = places.values()
@@ -37,6 +40,7 @@ class Pair:
             suite=suite,
             initiates=role == "initiator",
             more=more,
+            dynamic=dynamic,
         )
         self.strongswan: StrongswanEnd = direct_strongswan(
             host,
@@ -82,6 +86,74 @@ class Pair:
 def test_tunnel(nats, role, suite, auth):
     pair = Pair(nats, role, suite=suite, auth=auth)
     pair.assert_echo()
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [
+        Suite(ike="aes128gcm16-prfsha256-x25519", esp="aes256gcm16"),
+        Suite(ike="aes256gcm16-prfsha384-ecp256", esp="chacha20poly1305"),
+        Suite(ike="chacha20poly1305-prfsha512-modp2048", esp="aes256-sha256"),
+        Suite(ike="aes256-sha256-modp2048", esp="aes128gcm16"),
+    ],
+    ids=lambda suite: f"{suite.ike} {suite.esp}",
+)
+@pytest.mark.parametrize("role", ROLES)
+def test_other_suites(nats, role, suite):
+    Pair(nats, role, suite=suite).assert_echo()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_wrong_guess_of_the_group_is_put_right(nats, role):
+    """INVALID_KE_PAYLOAD: the initiator begins with ECP-256, the responder wants X25519."""
+    both = "aes128-sha256-ecp256", "aes128-sha256-x25519"
+    if role == "initiator":
+        more, connection = "", {}
+        ours = Suite(ike='", "'.join(both))
+        pair = Pair(nats, role, suite=ours, more=more, connection={"proposals": both[1]})
+        pair.strongswan.charon.wait_log(r"N\(INVAL_KE\)")
+    else:
+        connection = {"proposals": ",".join(both)}
+        pair = Pair(nats, role, suite=Suite(ike=both[1]), connection=connection)
+        pair.strongswan.charon.wait_log(r"peer didn't accept key exchange method|N\(INVAL_KE\)")
+    pair.assert_echo()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_traffic_selectors_are_narrowed(nats, role):
+    """strongSwan offers or accepts a whole network, we one address of it."""
+    pair = Pair(nats, role, child={"remote_ts": "10.99.0.0/16"})
+    child = pair.strongswan.charon.children("peer")[0]
+    assert child["remote-ts"] == [f"{INNER[pair.ours.name]}/32"]
+    pair.assert_echo()
+
+
+def test_we_get_a_virtual_address(nats):
+    pools = {"pools": {"virtual": {"addrs": "10.98.0.7/32"}}}
+    pair = Pair(
+        nats,
+        "initiator",
+        more="virtual_ip = true\n",
+        connection={"pools": "virtual"},
+        child={"remote_ts": "dynamic"},
+        sections=pools,
+        dynamic=True,
+    )
+    assert pair.strongswan.host.ping("10.98.0.7")
+    assert pair.ours.host.ping(INNER["bob"])
+
+
+def test_we_hand_out_a_virtual_address(nats):
+    pair = Pair(
+        nats,
+        "responder",
+        more='assign = ["10.98.0.8"]\n',
+        connection={"vips": "0.0.0.0"},
+        child={"local_ts": "dynamic"},
+        dynamic=True,
+    )
+    assert pair.ours.host.ping("10.98.0.8")
+    assert pair.strongswan.host.ping(INNER["bob"])
 
 
 @pytest.mark.parametrize("side", ["ours", "strongswan"])
@@ -157,11 +229,19 @@ def test_delete(nats, role, side):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_liveness_is_asked_and_answered(nats, role):
-    pair = Pair(nats, role, more="liveness_seconds = 1\n", connection={"dpd_delay": "1s"})
+def test_we_ask_whether_strongswan_lives(nats, role):
+    pair = Pair(nats, role, more="liveness_seconds = 1\n")
     log = pair.strongswan.charon
-    log.wait_log(r"parsed INFORMATIONAL request \d+ \[ \]", 5)
-    log.wait_log(r"parsed INFORMATIONAL response \d+ \[ \]", 5)
+    log.wait_log(
+        r"parsed INFORMATIONAL request \d+ \[ \](.|\n)*?generating INFORMATIONAL response", 5
+    )
+    pair.assert_echo()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_we_answer_that_we_live(nats, role):
+    pair = Pair(nats, role, connection={"dpd_delay": "1s"})
+    pair.strongswan.charon.wait_log(r"parsed INFORMATIONAL response \d+ \[ \]", 5)
     pair.assert_echo()
 
 
@@ -179,9 +259,9 @@ def test_strongswan_notices_that_we_are_gone(nats, role):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ROLES)
-def test_we_notice_that_strongswan_is_gone(nats, role):
-    pair = Pair(nats, role, more="liveness_seconds = 1\n")
+def test_we_notice_that_strongswan_is_gone(nats):
+    """Takes the time that retransmissions take before they are given up."""
+    pair = Pair(nats, "initiator", more="liveness_seconds = 1\n")
     pair.strongswan.charon.kill()
     pair.ours.wait_down(90)
     assert pair.ours.agent.is_running
@@ -210,7 +290,7 @@ def test_wrong_psk_has_a_clear_end(nats, role):
     if role == "initiator":
         done = ours.agent.cli("connect", "peer", check=False)
         assert done.returncode != 0
-        assert "authentic" in (done.stdout + done.stderr).lower(), done.stderr
+        assert "did not prove" in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     else:
         with pytest.raises(Exception, match="initiate"):
