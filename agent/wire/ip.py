@@ -128,16 +128,6 @@ def transport(packet: bytes) -> tuple[int, int, bool] | None:
     return _v6_transport(packet, end)
 
 
-def tcp_flags(packet: bytes) -> int | None:
-    """The octet of TCP flags (FIN 1, SYN 2, RST 4, PSH 8, ACK 16), or None."""
-    found = transport(packet)
-    if found is None or found[0] != TCP or not found[2]:
-        return None
-    at = found[1] + 13
-    end = length(packet)
-    return packet[at] if end is not None and at < end else None
-
-
 def _any_flow(packet: bytes) -> Flow | None:
     found = transport(packet)
     if found is None:

@@ -39,6 +39,11 @@ MAX_MESSAGE = 65507
 # datagram of 64 kB is 16,000 payloads.
 MAX_PAYLOADS = 64
 
+# No message has two of these, and each may hold hundreds of objects: a datagram of 64 kB full of
+# them would cost 25 ms and a megabyte before anything is proven. (The rest of what may occur
+# how often is `ike`'s to judge.)
+ONLY_ONCE = frozenset({PayloadType.SA, PayloadType.TSi, PayloadType.TSr})
+
 _HEADER = Struct("!8s8sBBBBII")
 _GENERIC = Struct("!BBH")  # next payload, critical and reserved bits, length
 _FRAGMENT = Struct("!HH")
@@ -155,6 +160,7 @@ def decode_payloads(first_type: int, data: bytes) -> tuple[Payload, ...]:
 def _decode_chain(first_type: int, data: bytes, offset: int) -> tuple[Payload, ...]:
     payloads: list[Payload] = []
     critical: int | None = None
+    seen: set[int] = set()
     type_ = first_type
     while type_ != PayloadType.NONE:
         if len(payloads) == MAX_PAYLOADS:
@@ -172,6 +178,10 @@ def _decode_chain(first_type: int, data: bytes, offset: int) -> tuple[Payload, .
             payloads.append(_decode_encrypted(type_, next_type, data, body))
             type_, offset = PayloadType.NONE, end
             continue
+        if type_ in seen:
+            raise WireError("duplicate_payload")
+        if type_ in ONLY_ONCE:
+            seen.add(type_)
         cls = PAYLOADS.get(type_)
         if cls is not None:  # of a known type the critical bit is ignored (RFC 7296 §2.5)
             payloads.append(cls.decode(data[body:end]))
@@ -214,6 +224,8 @@ def encode_payloads(payloads: Sequence[Payload]) -> tuple[int, bytes]:
     """
     if len(payloads) > MAX_PAYLOADS:
         raise WireError("too_many_payloads")
+    if any(sum(p.payload_type == once for p in payloads) > 1 for once in ONLY_ONCE):
+        raise WireError("duplicate_payload")
     parts: list[bytes] = []
     try:
         for index, payload in enumerate(payloads):

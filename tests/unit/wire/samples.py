@@ -20,7 +20,7 @@ from agent.wire.codes import (
     TransformType,
 )
 from agent.wire.mediation import MeEndpoint
-from agent.wire.message import HEADER_LENGTH, Header, Message, encode_message
+from agent.wire.message import HEADER_LENGTH, ONLY_ONCE, Header, Message, encode_message
 from agent.wire.payloads import (
     AuthPayload,
     CertPayload,
@@ -118,6 +118,14 @@ PAYLOADS: tuple[Payload, ...] = (
     UnknownPayload(200, False, b"whatever"),
 )
 
+# All that can share one message: of some types it may have only one.
+TOGETHER = tuple(
+    payload
+    for index, payload in enumerate(PAYLOADS)
+    if payload.payload_type not in ONLY_ONCE
+    or payload.payload_type not in [p.payload_type for p in PAYLOADS[:index]]
+)
+
 # What stands last, as its next payload field tells what is inside.
 LAST: tuple[Payload, ...] = (
     Encrypted(35, bytes(range(64))),
@@ -130,9 +138,9 @@ def messages() -> Iterator[bytes]:
     yield encode_message(HEADER, ())
     for payload in PAYLOADS + LAST:
         yield encode_message(HEADER, (payload,))
-    yield encode_message(HEADER, PAYLOADS)
+    yield encode_message(HEADER, TOGETHER)
     yield encode_message(
-        replace(HEADER, is_response=True, is_initiator=False), (*PAYLOADS, LAST[0])
+        replace(HEADER, is_response=True, is_initiator=False), (*TOGETHER, LAST[0])
     )
 
 

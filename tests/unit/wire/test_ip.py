@@ -90,7 +90,6 @@ def test_flows(packet, flow):
 def test_what_has_no_flow(packet):
     assert ip.flow(packet) is None
     assert ip.ports(packet) is None
-    assert ip.tcp_flags(packet) is None
 
 
 def test_truncated_at_every_octet():
@@ -98,19 +97,9 @@ def test_truncated_at_every_octet():
         for length in range(len(packet)):
             assert ip.flow(packet[:length]) is None
             assert ip.length(packet[:length]) is None
-            assert ip.tcp_flags(packet[:length]) is None
             assert ip.transport(packet[:length]) is None
             for read in (ip.version, ip.source, ip.destination, ip.protocol, ip.ports):
                 read(packet[:length])
-
-
-def test_tcp_flags():
-    assert ip.tcp_flags(v4(6, TCP)) == 0x12
-    assert ip.tcp_flags(v6(6, TCP)) == 0x12
-    assert ip.tcp_flags(v4(6, TCP, options=bytes(40))) == 0x12
-    assert ip.tcp_flags(v4(6, TCP, fragment=1)) is None
-    assert ip.tcp_flags(v4(17, TCP)) is None
-    assert ip.tcp_flags(v4(6, TCP[:13]) + bytes(9)) is None
 
 
 def test_transport():
@@ -122,7 +111,7 @@ def test_transport():
 def test_any_octets_at_all():
     source = random.Random(3)
     first = [0x45, 0x46, 0x4F, 0x60, 0x6F, 0x00]
-    readers = (ip.flow, ip.transport, ip.tcp_flags, ip.ports, ip.length, ip.source, ip.destination)
+    readers = (ip.flow, ip.transport, ip.ports, ip.length, ip.source, ip.destination)
     for _ in range(5000):
         packet = bytearray(source.randbytes(source.randrange(1, 100)))
         packet[0] = source.choice(first)

@@ -24,7 +24,7 @@ from agent.wire.mediation import (
     is_check,
     pair_priority,
 )
-from agent.wire.message import Header, decode_message, encode_message
+from agent.wire.message import Header, encode_message
 from agent.wire.payloads import NotifyPayload, UnknownPayload, VendorIdPayload
 
 from . import samples
