@@ -22,10 +22,12 @@ from agent.ike.errors import (
 from agent.ike.events import (
     ChildSaClosed,
     ChildSaEstablished,
+    ChildSaRekeyed,
     CloseReason,
     InstallChildSa,
     RemoveChildSa,
 )
+from agent.ike.states import LINGER_SECONDS
 from agent.ike.suite import Suite, suite_of
 from agent.wire.codes import CfgAttributeType, CfgType, ProtocolId, TransformType
 from agent.wire.payloads import (
@@ -64,7 +66,7 @@ class ChildSa:
 
     `ends_silently`: another one has taken its place, so its end is no event. `replaced_by` is what
     the *peer* made to replace it (needed for collisions), `nonce` the lower one of those of
-    its exchange (§2.8.1), empty once it does not matter any more. Until `settles_at` the peer, who
+    its exchange (§2.8.1). Until `settles_at` the peer, who
     asked for it, may not have our response: it would not know what a request is about. Its next
     request says that it has. `farewell` is why it is deleted, if that had to wait.
     """
@@ -451,7 +453,6 @@ def arm(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 def announce(sa: IkeSa, child: ChildSa, now: float) -> None:
     """A new Child SA that replaces none is there."""
-    child.nonce = b""
     arm(sa, child, now)
     assert sa.peer is not None
     sa.table.emit(
@@ -463,6 +464,24 @@ def announce(sa: IkeSa, child: ChildSa, now: float) -> None:
             local_ts=child.local_ts,
             remote_ts=child.remote_ts,
             addresses=child.addresses,
+        )
+    )
+
+
+def replaced(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
+    """`new` is in use from now on; somebody deletes `old`. Nothing if that was known already."""
+    if old.ends_silently:
+        return
+    old.ends_silently = True
+    old.rekey_at = None
+    old.expire_at = now + LINGER_SECONDS
+    sa.table.emit(
+        ChildSaRekeyed(
+            ike_id=sa.ike_id,
+            old_spi_in=old.spi_in,
+            old_spi_out=old.spi_out,
+            spi_in=new.spi_in,
+            spi_out=new.spi_out,
         )
     )
 

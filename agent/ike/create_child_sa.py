@@ -25,10 +25,11 @@ from agent.ike.child import (
     numbered,
     owns,
     remove_child,
+    replaced,
     retry_at,
 )
 from agent.ike.errors import ChildSaNotFound, NoAdditionalSas, TemporaryFailure, reason_for
-from agent.ike.events import ChildSaClosed, ChildSaRekeyed, CloseReason
+from agent.ike.events import ChildSaClosed, CloseReason
 from agent.ike.exchange import Task, Topic
 from agent.ike.informational import DeleteChild, end_if_fatal
 from agent.ike.rules import error_of, nonce_of
@@ -179,23 +180,6 @@ class RekeyChild(Task):
         current = sa.table.sa(sa.ike_id)
         if current is not None and owns(current, self.child):
             self.child.rekey_at = retry_at(sa, now)
-
-
-def replaced(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
-    """`new` is in use from now on; somebody deletes `old`."""
-    old.ends_silently = True
-    old.rekey_at = None
-    old.expire_at = now + LINGER_SECONDS
-    old.nonce = new.nonce = b""
-    sa.table.emit(
-        ChildSaRekeyed(
-            ike_id=sa.ike_id,
-            old_spi_in=old.spi_in,
-            old_spi_out=old.spi_out,
-            spi_in=new.spi_in,
-            spi_out=new.spi_out,
-        )
-    )
 
 
 def on_timer(sa: IkeSa, child: ChildSa, now: float) -> None:

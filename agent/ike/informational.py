@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.ike import succession
-from agent.ike.child import child_by_spi_out, owns, remove_child
+from agent.ike.child import child_by_spi_out, owns, remove_child, replaced
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task, Topic
 from agent.ike.rules import error_of
@@ -177,7 +177,7 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
         detail = "the peer does not accept our proof"
         return [], lambda: sa.close(CloseReason.AUTHENTICATION_FAILED, detail, now)
     payloads: list[Payload] = []
-    spis = _delete_children(sa, message)
+    spis = _delete_children(sa, message, now)
     if spis:
         payloads.append(DeletePayload(ProtocolId.ESP, spis))
     for extension in sa.extensions:
@@ -193,7 +193,7 @@ def _on_delete_ike(sa: IkeSa, now: float) -> None:
     sa.close(CloseReason.BY_PEER, "", now)
 
 
-def _delete_children(sa: IkeSa, message: Message) -> tuple[bytes, ...]:
+def _delete_children(sa: IkeSa, message: Message, now: float) -> tuple[bytes, ...]:
     """Remove what the peer deletes; returns our SPIs of these, but not of those that we close."""
     ours: list[bytes] = []
     for payload in message.all(DeletePayload):
@@ -205,5 +205,8 @@ def _delete_children(sa: IkeSa, message: Message) -> tuple[bytes, ...]:
                 continue
             if not child.is_closing:
                 ours.append(child.spi_in)
+            if child.replaced_by is not None:
+                # Its rekeying is done, and it never saw ours (§2.8.1, second case).
+                replaced(sa, child, child.replaced_by, now)
             remove_child(sa, child, CloseReason.BY_PEER)
     return tuple(ours)

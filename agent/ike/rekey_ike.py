@@ -57,8 +57,8 @@ class RekeyIke(Task):
             return None
         proposals = sa.peer.proposals
         self._groups = self._groups or (first_group(proposals),)
-        self._kex = sa.table.key_exchange(self._groups[-1])
         self._nonce = sa.table.random(NONCE_LENGTH)
+        self._kex = sa.table.key_exchange(self._groups[-1])
         self._spi = sa.table.new_spi()
         return [
             SaPayload(numbered(proposals, self._spi)),

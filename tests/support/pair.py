@@ -194,6 +194,9 @@ class Pair:
     def drain(self) -> None:
         """Collect the outputs of both."""
         for side in (self.a, self.b):
+            for spi, sa in side.ike._by_spi.items():
+                if sa.protection is not None:
+                    side.seals[spi] = sa.protection._outbound
             while (output := side.ike.poll_output()) is not None:
                 match output:
                     case Transmit(path=path, data=data):
@@ -209,6 +212,7 @@ class Pair:
 
     def deliver(self, datagram: Datagram) -> None:
         """Hand a datagram to its receiver."""
+        self.drain()
         receiver = self.other(datagram.sender)
         receiver.ike.receive(datagram.arriving, datagram.data, self.now)
         self.drain()
@@ -283,9 +287,6 @@ class Pair:
         if encrypted is None:
             return message
         own = message.header.spis[:8] if message.header.is_initiator else message.header.spis[8:]
-        sa = side.ike._by_spi.get(own)
-        if sa is not None and sa.protection is not None:
-            side.seals[own] = sa.protection._outbound
         cipher = side.seals[own]
         body, iv = encrypted.body, cipher.iv_length  # type: ignore[attr-defined]
         inner = cipher.open(body[:iv], body[iv:], encrypted.aad)  # type: ignore[attr-defined]
