@@ -3,6 +3,7 @@
 Sources: IANA "Internet Key Exchange Version 2 (IKEv2) Parameters"; the RFC beside a group where
 it is not RFC 7296; mediation.md for ME_*; HG_* are ours (private use, 40960 to 65535). Values
 that are not listed stay plain `int` (`known`): a number that we do not know is no error here.
+Tables only, hence the length.
 """
 
 from __future__ import annotations

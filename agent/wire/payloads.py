@@ -3,7 +3,8 @@
 Each class knows its type and how its body (what follows the generic header) is read and
 written; `message` chains them. Unknown types become `UnknownPayload`. Reserved fields are
 ignored when read and zero when written, except those of an identity, which AUTH covers. Left
-out: looking into EAP messages and certificates.
+out: looking into EAP messages and certificates. One small class a payload and the table of
+them: longer than a file should be, but of one piece.
 """
 
 from __future__ import annotations
