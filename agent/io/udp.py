@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 from collections import Counter, deque
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agent.datagram import Address, Path, Received, Transmit
@@ -37,8 +38,8 @@ QUEUE_OCTETS = 1 << 20
 in the tunnel slows down as on any full link."""
 
 HEAP = 4 << 20
-"""Freeing a block of this size makes glibc keep twice as much at the end of its heap. Without that it
-gives back and fetches again the memory of each batch: a page fault for each packet."""
+"""Freeing a block of this size makes glibc keep twice as much at the end of its heap. Without it,
+the memory of each batch is given back and fetched anew: a page fault for each packet."""
 
 KNOWN_PATHS = 256
 """Paths kept ready made. A spray of spoofed sources empties the table, it cannot fill memory."""
@@ -68,7 +69,7 @@ class UdpSocket:
         self._routes: dict[Path, tuple[list[tuple[int, int, bytes]], Any]] = {}
         self._scopes: dict[bytes, int] = {}
         self._unsegmented: set[Address] = set()
-        bytearray(HEAP)
+        _keep_heap()
 
     def fileno(self) -> int:
         """The descriptor, for the loop."""
@@ -219,6 +220,12 @@ class UdpSocket:
 
 
 _LITTLE = struct.pack("=H", 1) == b"\x01\x00"
+
+
+@cache
+def _keep_heap() -> None:
+    # Once: a second such block would come from the heap and stay resident.
+    bytearray(HEAP)
 
 
 def _word(error: OSError) -> str:
