@@ -5,6 +5,9 @@
 
 Writes over raw Modbus have `unit`, `function` and, where it can be told, `registers` (first and
 last) besides, an empty `point`, and in `new` the octets in hexadecimal.
+
+A program that writes every second would wear out the flash that the log is on: beyond a budget,
+records that say the same but for their values are told together, the last of them with `repeated`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,66 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 200  # characters of any text in a record: a peer chooses some of them
 MAX_LINE = 2048  # octets; never reached by the records of this room, a bound for others
+
+
+# Lines at once, and seconds for one more: at most some 3,000 a day, or 0.7 MB.
+BUDGET_LINES = 200
+BUDGET_SECONDS = 30.0
+MAX_FOLDED = 32  # different records that wait to be told together; more are told as one of them
+
+
+class AuditBudget:
+    """Lets records through as long as there is a budget, and gathers what is beyond it.
+
+    `offer` and `handle_timer` return the records to be written now. Times in monotonic seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lines = float(BUDGET_LINES)
+        self._since: float | None = None
+        self._folded: dict[str, dict[str, Any]] = {}
+
+    def offer(self, record: dict[str, Any], now: float) -> list[dict[str, Any]]:
+        """A new record."""
+        self._refill(now)
+        if not self._folded and self._lines >= 1:
+            self._lines -= 1
+            return [record]
+        key = json.dumps({k: v for k, v in record.items() if k not in ("time", "old", "new")})
+        known = self._folded.pop(key, None)
+        if known is None and len(self._folded) >= MAX_FOLDED:
+            key, known = next(iter(self._folded.items()))
+            record = {**record, "result": "several writes, of which this was the last"}
+        self._folded[key] = {**record, "repeated": known["repeated"] + 1 if known else 1}
+        return self.handle_timer(now)
+
+    def next_timeout(self) -> float | None:
+        """When the next gathered record can be told."""
+        if not self._folded or self._since is None:
+            return None
+        return self._since + max(0.0, 1 - self._lines) * BUDGET_SECONDS
+
+    def handle_timer(self, now: float) -> list[dict[str, Any]]:
+        """The gathered records that the budget allows by now."""
+        self._refill(now)
+        told = []
+        # A little less than one will do: deadlines are sums of floats.
+        while self._folded and self._lines >= 1 - 1e-6:
+            self._lines -= 1
+            told.append(self._folded.pop(next(iter(self._folded))))
+        return told
+
+    def finish(self) -> list[dict[str, Any]]:
+        """All that was gathered: the end."""
+        told = list(self._folded.values())
+        self._folded.clear()
+        return told
+
+    def _refill(self, now: float) -> None:
+        if self._since is not None:
+            gained = (now - self._since) / BUDGET_SECONDS
+            self._lines = min(self._lines + gained, float(BUDGET_LINES))
+        self._since = now
 
 
 def write_record(

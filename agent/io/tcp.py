@@ -188,7 +188,11 @@ class TcpListener:
         on_connect: Callable[[TcpClient], None],
         on_data: Callable[[TcpClient, bytes], None],
         on_lost: Callable[[TcpClient], None],
+        *,
+        limit: int,
     ) -> None:
+        """`limit`: connections at once; beyond it they are closed without a word."""
+        self._limit = limit
         self._on_connect = on_connect
         self.on_data = on_data
         self._on_lost = on_lost
@@ -217,6 +221,9 @@ class TcpListener:
             client.close(at_once=True)
 
     def _accepted(self, client: TcpClient) -> None:
+        if len(self.clients) >= self._limit:
+            client.close(at_once=True)
+            return
         self._last_number += 1
         client.number = self._last_number
         self.clients[client.number] = client

@@ -15,11 +15,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agent.bridge import failures
-from agent.bridge.audit import stamped, write_record
+from agent.bridge.audit import AuditBudget, stamped, write_record
 from agent.bridge.devices import DeviceConfig, ModbusConfig, MqttConfig, check_devices, type_word
 from agent.bridge.grants import HTTP_PORT, Access, Peer
-from agent.errors import PlatformError
+from agent.errors import ConfigError, PlatformError
 from agent.io.tcp import listening_socket
+from agent.services.base import Alarm
 from agent.services.modbus import ModbusService
 from agent.services.mqtt import MqttService
 from agent.services.serial import SerialService
@@ -52,14 +53,23 @@ class Services:
         wall_clock: Callable[[], float] = time.time,
         http_port: int = HTTP_PORT,
     ) -> None:
-        """`peer_of` tells who has an inner address; `audit` gets one dict for each write."""
+        """`peer_of` tells who has an inner address; `audit` gets one dict for each write.
+
+        Raises ConfigError if two devices want the same port.
+        """
         configs = tuple(devices.values() if hasattr(devices, "values") else devices)
-        check_devices(configs, http_port)
+        try:
+            check_devices(configs, http_port)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._address = inner_address
         self._tun_name = tun_name
         self.peer_at = peer_of
         self._audit_to = audit
+        self._clock = clock
         self._wall_clock = wall_clock
+        self._budget = AuditBudget()
+        self._audit_alarm = Alarm(clock, self._on_audit_time)
         self._http_port = http_port
         self._web: WebServer | None = None
         self._services: dict[str, DeviceService] = {}
@@ -76,11 +86,19 @@ class Services:
         return SerialService(config, self.peer_at, self._audit, clock)
 
     def _audit(self, record: dict[str, Any]) -> None:
-        """Records go out with their time; a full disk stops no heating."""
-        try:
-            self._audit_to(stamped(record, self._wall_clock()))
-        except Exception as error:
-            _log.error("a write could not be recorded: %r", error)
+        """Records go out with their time, as far as the budget of the log allows at once."""
+        self._tell(self._budget.offer(stamped(record, self._wall_clock()), self._clock()))
+
+    def _tell(self, records: list[dict[str, Any]]) -> None:
+        for record in records:
+            try:
+                self._audit_to(record)
+            except Exception as error:  # a full disk stops no heating
+                _log.error("a write could not be recorded: %r", error)
+        self._audit_alarm.arm(self._budget.next_timeout())
+
+    def _on_audit_time(self) -> None:
+        self._tell(self._budget.handle_timer(self._clock()))
 
     async def start(self) -> None:
         """Open what can be opened. Raises nothing; `status()` tells."""
@@ -101,6 +119,7 @@ class Services:
             service.close()
         for task in self._writes:
             task.cancel()
+        self._tell(self._budget.finish())
         await asyncio.sleep(0)  # aborted connections are told in the next turn of the loop
 
     async def _listen(self) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agent.bridge.grants import Peer
 
 T = TypeVar("T")
+# Connections beyond the configured ones: those that are being told why they are refused.
+ENDING = 8
 
 
 class ModbusService(DeviceService):
@@ -40,7 +42,9 @@ class ModbusService(DeviceService):
         self._master = RtuMaster(config)
         self._gateway = ModbusGateway(config, self._master)
         self._alarm = Alarm(clock, self._on_time)
-        self._listener = TcpListener(self._on_connect, self._on_data, self._on_lost)
+        self._listener = TcpListener(
+            self._on_connect, self._on_data, self._on_lost, limit=config.connections + ENDING
+        )
         self._peers: dict[int, str] = {}
         self._futures: dict[int, asyncio.Future[Answer]] = {}
         self._last_dialogue = 0

@@ -21,6 +21,8 @@ HIGH_WATER = 4096
 LOW_WATER = 1024
 RECENTLY = 5.0  # a machine that acknowledged something so lately needs no probe
 PROBE_STEP = 0.25
+# Connections beyond the configured ones: those that are being told why they are refused.
+ENDING = 8
 
 
 class SerialService(DeviceService):
@@ -41,7 +43,9 @@ class SerialService(DeviceService):
         self._clock = clock
         self._hub = SerialHub(config)
         self._alarm = Alarm(clock, self._on_time)
-        self._listener = TcpListener(self._on_connect, self._on_data, self._on_lost)
+        self._listener = TcpListener(
+            self._on_connect, self._on_data, self._on_lost, limit=config.connections + ENDING
+        )
         self._peers: dict[int, str] = {}
         self._probes: dict[int, asyncio.TimerHandle] = {}
         self._line = Line(

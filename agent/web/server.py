@@ -103,6 +103,9 @@ class WebServer:
             await self._serve(reader, writer, (address, peer[1]))
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             writer.transport.abort()
+        except Exception as error:  # a fault of ours ends one connection
+            _log.error("a request failed: %r", error)
+            writer.transport.abort()
         finally:
             del self._connections[writer]
             writer.close()

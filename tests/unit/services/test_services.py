@@ -41,14 +41,14 @@ async def until(condition):
 class House:
     """Services with a peer at ::1 who may be changed, and the records that they wrote."""
 
-    def __init__(self, *devices) -> None:
+    def __init__(self, *devices, tun_name: str | None = None) -> None:
         self.peer: Peer | None = TECHNICIAN
         self.records: list[dict[str, object]] = []
         self.http_port = free_port()
         self.services = Services(
             devices,
             "::1",
-            None,
+            tun_name,
             lambda address: self.peer if address == "::1" else None,
             self.records.append,
             wall_clock=lambda: 1000.0,
@@ -512,6 +512,40 @@ def test_a_port_in_use_leaves_the_other_devices_alone(slave, caplog):
 
     asyncio.run(main())
     assert "Traceback" not in caplog.text
+
+
+def test_listeners_are_bound_to_the_tunnels_device(slave):
+    if os.geteuid():
+        pytest.skip("needs root (SO_BINDTODEVICE)")
+
+    async def main():
+        device = boiler(slave.link)
+        async with House(device, tun_name="lo") as house, client(device.listen) as (reader, out):
+            for sock in house.services._services["boiler"]._listener._server.sockets:
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b"lo\0"
+            out.write(adu(1, 1, READ))
+            await read(reader, 11)
+        async with House(device, tun_name="hg-none") as house:
+            assert house.status()["state"] == "closed"
+            assert "No such device" in house.status()["reason"]
+
+    asyncio.run(main())
+
+
+def test_connections_without_end_are_bounded(slave):
+    async def main():
+        device = boiler(slave.link, connections=3)
+        async with House(device) as house, contextlib.AsyncExitStack() as stack:
+            readers = []
+            for _ in range(30):
+                readers.append((await stack.enter_async_context(client(device.listen)))[0])
+            clients = house.services._services["boiler"]._listener.clients
+            await until(lambda: len(clients) <= 11)
+            for reader in readers[3:]:
+                assert await until_closed(reader) == b""
+            await until(lambda: len(clients) == 3)
+
+    asyncio.run(main())
 
 
 def test_a_write_ends_and_is_recorded_though_who_asked_went_away(slave):
