@@ -55,7 +55,8 @@ async def resolve(
         _free.release()
         raise
     try:
-        found = await asyncio.wait_for(answer, seconds)
+        async with asyncio.timeout(seconds):
+            found = await answer
     except TimeoutError:
         raise TemporaryError(f"No name server answers for {host}: is the network up?") from None
     except socket.gaierror as error:
