@@ -69,6 +69,10 @@ class CheckBudget:
         kept = 0 if triggered else TRIGGERED_RESERVE + reserve
         return self._unanswered + kept < UNANSWERED_BUDGET
 
+    def was_asked(self, remote: Address) -> bool:
+        """Whether a check went to `remote` before."""
+        return remote in self._sent or remote in self._answered
+
     def is_spent(self, remote: Address) -> bool:
         """Whether no check may go to `remote` any more, whatever happens to the others."""
         return not self.allows(remote, triggered=True)

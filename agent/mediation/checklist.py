@@ -169,14 +169,23 @@ class Checklist:
             pair.prodded = True
             self._send(pair, now)
             return True
-        for pair in self.pairs:
-            if pair.state is PairState.WAITING:
-                if self.budget.allows(pair.remote):
-                    self._begin(pair, now)
-                    self._send(pair, now)
-                    return True
-                pair.state = PairState.FAILED
+        while (waiting := self._next_waiting()) is not None:
+            if self.budget.allows(waiting.remote):
+                self._begin(waiting, now)
+                self._send(waiting, now)
+                return True
+            waiting.state = PairState.FAILED
         return False
+
+    def _next_waiting(self) -> Pair | None:
+        """The highest waiting pair; one to an endpoint that was not asked at all comes before.
+
+        With one local address that is no difference. With many, the pairs that work would
+        otherwise come after all combinations of private addresses.
+        """
+        waiting = [p for p in self.pairs if p.state is PairState.WAITING]
+        fresh = (p for p in waiting if not self.budget.was_asked(p.remote))
+        return next(fresh, waiting[0] if waiting else None)
 
     def _begin(self, pair: Pair, now: float) -> None:
         pair.state = PairState.IN_PROGRESS

@@ -84,7 +84,6 @@ class MediationClient:
         self._registration: RegistrationExtension | None = None
         self._own_id: Identification | None = None
         self._reflexive: Address | None = None
-        self._pending_reflexive: Address | None = None
         self._hosts: tuple[Address, ...] = ()
         self._mapped: tuple[tuple[Address, Address], ...] = ()
         self._attempts: dict[bytes, Attempt] = {}
@@ -275,7 +274,7 @@ class MediationClient:
         """A mediation connection is up; an older one does not count any more."""
         self._registration = registration
         self._own_id = own_id
-        self._reflexive, self._pending_reflexive = self._pending_reflexive, None
+        self._reflexive = registration.reflexive
         self._outputs.append(
             Registered(client=self.name, ike_id=registration.ike_id, reflexive=self._reflexive)
         )
@@ -283,10 +282,8 @@ class MediationClient:
     def on_reflexive(
         self, registration: RegistrationExtension, address: Address, now: float
     ) -> None:
-        """The server says where it sees us; in IKE_AUTH that comes before `on_registered`."""
-        if registration is not self._registration:
-            self._pending_reflexive = address
-        elif address != self._reflexive:
+        """The server says where it sees us (in IKE_AUTH that is before `on_registered`)."""
+        if registration is self._registration and address != self._reflexive:
             self._reflexive = address
             self._outputs.append(ReflexiveChanged(client=self.name, reflexive=address))
 
@@ -299,7 +296,6 @@ class MediationClient:
         now: float,
     ) -> None:
         """A mediation connection ended, or was never to be."""
-        self._pending_reflexive = None
         if registration is self._registration:
             self._registration = None
             self._reflexive = None
@@ -526,8 +522,9 @@ class MediationClient:
         if path is None:
             return collect(hosts, self._mapped)
         base = resolve_base(path.local, hosts)
-        if base not in hosts and is_usable(base):
-            hosts.append(base)
+        if is_usable(base):
+            # The address by which the mediator is reached is the one by which others are.
+            hosts = [base, *(h for h in hosts if h != base)]
         seen = [(self._reflexive, base)] if self._reflexive is not None else []
         return collect(hosts, [*seen, *self._mapped])
 

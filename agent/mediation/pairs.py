@@ -103,10 +103,16 @@ class Pairs:
                 key = (ours.base, address)
                 if key not in best or best[key][0] < value:
                     best[key] = (value, direct)
-        order = sorted(best.items(), key=lambda item: -item[1][0])[:MAX_PAIRS]
+        order = sorted(best, key=lambda key: -best[key][0])
+        if len(order) > MAX_PAIRS:
+            # One pair to each remote endpoint at least: the last ones are those behind the NAT.
+            kept = set({key[1]: key for key in reversed(order)}.values())
+            kept.update([key for key in order if key not in kept][: MAX_PAIRS - len(kept)])
+            order = [key for key in order if key in kept]
         self._sorted: list[Pair] = []
-        for number, ((base, address), (value, direct)) in enumerate(order, 1):
-            self._put(Pair(number, base, address, value, is_direct=direct))
+        for number, key in enumerate(order, 1):
+            value, direct = best[key]
+            self._put(Pair(number, *key, value, is_direct=direct))
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._sorted)

@@ -94,6 +94,7 @@ class RegistrationExtension(Extension):
         "_refused",
         "ike_id",
         "path",
+        "reflexive",
     )
 
     def __init__(self, client: MediationClient, ike: Ike) -> None:
@@ -105,6 +106,7 @@ class RegistrationExtension(Extension):
         self._announcement = Announcement(self._inform)
         self.ike_id = 0
         self.path: Path | None = None
+        self.reflexive: Address | None = None
 
     def announce(self, now: float) -> None:
         """What we accept may have changed."""
@@ -153,6 +155,7 @@ class RegistrationExtension(Extension):
 
     def _note(self, sa: IkeSa, address: Address, now: float) -> None:
         self.path = sa.path
+        self.reflexive = address
         self._client.on_reflexive(self, address, now)
 
     def claims_exchange(self, exchange: int) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 Random = Callable[[int], bytes]
 
-MAX_PAIRS = 64
-"""Of one checklist; more than the 50 checks of an attempt could not be probed anyway."""
+MAX_PAIRS = 36
+"""Of one checklist: 50 unanswered checks are allowed, and some pairs need more than one."""
 
 MAX_PEER_REFLEXIVE = 8
 """Sources of authenticated checks that were not announced: a NAT makes one or two."""
@@ -49,7 +49,7 @@ class MediationSettings:
     patience: float = 5.0  # checks are answered this long before "no path" is said
     connect_timeout: float = 20.0  # from connect to the other side's answer
     check_timeout: float = 15.0  # from the first check to a path, or to the other's IKE_SA_INIT
-    handshake_timeout: float = 40.0  # from there to an authenticated mediated IKE SA
+    handshake_timeout: float = 42.0  # from there to an authenticated IKE SA (IKE itself: 40)
     answered_rtt_limit: float = 0.5  # at most this long is waited for a better path
     relay_wait: float = 1.0  # a relayed path waits this long for a direct one
     max_attempts: int = 32  # connection attempts of a client at once, both directions

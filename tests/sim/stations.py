@@ -174,10 +174,10 @@ class Machine(Station):
         self.client.bind(self.ike)
         self.client.set_local_endpoints(self.hosts)
 
-    def befriend(self, *others: Station) -> None:
+    def befriend(self, *others: Station, now: float = 0.0) -> None:
         """Know them, and accept what they ask the mediator for."""
         self.friends += others
-        self.client.set_accepts(frozenset(accept_hash(o.pseudonym) for o in self.friends), 0.0)
+        self.client.set_accepts(frozenset(accept_hash(o.pseudonym) for o in self.friends), now)
 
     def knows(self, pseudonym: Identification) -> bool:
         """Whether this is a friend."""

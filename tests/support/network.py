@@ -192,6 +192,7 @@ class Network:
         self.hosts: list[Host] = []
         self.sent = 0
         self.lost = 0
+        self.drops: Callable[[str, Packet], bool] | None = None  # (host, packet): lost on purpose
         self.trace: list[tuple[float, str, Packet]] = []  # what each host put on the wire
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -282,9 +283,14 @@ class Network:
         if not any(source.ip):
             size = len(transmit.path.remote.ip)
             source = Address(next(ip for ip in host.addresses if len(ip) == size), source.port)
+        if source.ip not in host.addresses:
+            return  # the kernel refuses it
         packet = Packet(source, transmit.path.remote, transmit.data)
         self.sent += 1
         self.trace.append((self.now, host.name, packet))
+        if self.drops is not None and self.drops(host.name, packet):
+            self.lost += 1
+            return
         realm = host.addresses[source.ip]
         self._cross(host.link, lambda: self._route(realm, packet))
 
