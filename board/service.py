@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,10 @@ class SystemdService(Service):
     def _user(self, command: Sequence[str]) -> str:
         """Whom to run `command` as: root if nobody else can reach it (a checkout in a home)."""
         exists = USER in _names(self._root / "etc/passwd")
-        return USER if exists and is_reachable(command[0], self._root) else ""
+        reachable = is_reachable(command[0], self._root)
+        if self._root == Path("/"):  # the launcher ends up in the interpreter that runs now
+            reachable = reachable and is_reachable(sys.executable)
+        return USER if exists and reachable else ""
 
     def _groups(self) -> tuple[str, ...]:
         """Of the groups that help, those that exist: systemd refuses a unit that names others."""

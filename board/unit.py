@@ -137,8 +137,8 @@ DeviceAllow=char-ttySC rw
 DeviceAllow=char-ttySAC rw
 
 ProtectSystem=strict
-# Lock files of serial ports.
-ReadWritePaths=-/run/lock
+# Keys are made on the first start; serial ports have lock files.
+ReadWritePaths=-/etc/hearthgate/keys -/run/lock
 ProtectHome={home}
 PrivateTmp={tmp}
 PrivateMounts=yes

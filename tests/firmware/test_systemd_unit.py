@@ -88,3 +88,14 @@ def test_two_capabilities_suffice():
         check=False,
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_user_and_folders_of_the_package_are_those_of_the_unit():
+    unit = UNIT.read_text()
+    users = (UNIT.with_suffix(".sysusers")).read_text()
+    folders = (UNIT.with_suffix(".tmpfiles")).read_text()
+    assert "\nUser=hearthgate\nGroup=hearthgate\nSupplementaryGroups=dialout\n" in unit
+    assert "\nu hearthgate " in users
+    assert "\nm hearthgate dialout\n" in users
+    assert "\nd /etc/hearthgate/keys 0700 hearthgate hearthgate " in folders
+    assert "ReadWritePaths=-/etc/hearthgate/keys " in unit
