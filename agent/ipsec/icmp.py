@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from agent.ipsec.flow import ICMP, ICMPV6
+from agent.wire.ip import ICMP, ICMPV6
 
 _QUOTE_IPV6 = 1232
 """An ICMPv6 error stays within 1280 octets (RFC 4443 §3.2)."""

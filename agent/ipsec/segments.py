@@ -21,6 +21,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from agent.wire.ip import TCP, UDP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -36,8 +38,7 @@ MAX_BUFFERS = 1000
 NO_VNET = bytes(10)
 """The virtio-net header of a packet that stands for itself."""
 
-_TCP = 6
-_UDP = 17
+
 _ACK = 0x10
 _PSH = 0x08
 _VNET = struct.Struct("=BBHHHH").pack
@@ -101,7 +102,7 @@ class _Shape(NamedTuple):
 @lru_cache(maxsize=64)
 def _shape(version: int, protocol: int, header: int) -> _Shape:
     transport = 40 if version == 6 else 20
-    tcp = protocol == _TCP
+    tcp = protocol == TCP
     checksum = transport + (16 if tcp else 6)
     free = [(checksum, 2)]
     lengths = [(4, 2)] if version == 6 else [(2, 2)]
@@ -211,7 +212,7 @@ class Group:
             header[transport + 13] |= _PSH
         if shape.gso == _GSO_UDP:
             header[transport + 4 : transport + 6] = length.to_bytes(2, "big")
-        pseudo = _sum(addresses) + length + (_UDP if shape.gso == _GSO_UDP else _TCP)
+        pseudo = _sum(addresses) + length + (UDP if shape.gso == _GSO_UDP else TCP)
         at = transport + shape.checksum
         header[at : at + 2] = (pseudo % 0xFFFF).to_bytes(2, "big")
         buffers[0] = bytes(header)
@@ -293,7 +294,7 @@ class Coalescer:
             version, transport, protocol = 4, 20, packet[9]
             if not packet[6] & 0x40:  # without DF the identification matters
                 return None
-        if protocol == _UDP:
+        if protocol == UDP:
             header = transport + 8
             if not self._offload.udp or packet[transport + 6 : header] == b"\0\0":
                 return None

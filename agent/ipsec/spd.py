@@ -13,11 +13,12 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from agent.ipsec.flow import ICMP, ICMPV6, TCP, UDP, Flow
+from agent.wire.ip import ICMP, ICMPV6, TCP, UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agent.ipsec.flow import Flow
     from agent.wire.selectors import TrafficSelector
 
 _ICMP_TYPES = frozenset({0, 3, 8, 11, 12})

@@ -1,21 +1,22 @@
 """Throughput of the tunnel against charon with kernel-libipsec, in the same run.
 
-Two network namespaces joined by a veth pair without TCP and UDP segmentation and with GRO, as a real
-card without offloads; each end pinned to a core of its own together with its iperf3. AES-128-GCM, an
-inner MTU of 1400. Needs root, two cores, iperf3 and strongSwan; cleans up what it made.
+Two network namespaces joined by a veth pair without TCP and UDP segmentation and with GRO, as a
+real card without offloads; each end pinned to a core of its own together with its iperf3.
+AES-128-GCM, an inner MTU of 1400. Needs root, two cores, iperf3 and strongSwan; cleans up after
+itself.
 
-`python -m tests.bench.throughput [--json] [--seconds N] [--ours static] [--only NAME …]`
+`python -m tests.bench.throughput [--json] [--seconds N] [--rounds N] [--only NAME …]`
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_COUNT = itertools.count()
 ROOT = Path(__file__).resolve().parents[2]
 INNER = {4: ("10.77.1.1", "10.77.2.1"), 6: ("fd77:1::1", "fd77:2::1")}
 OUTER = ("192.0.2.1", "192.0.2.2")
@@ -53,9 +55,9 @@ LOADS = (
 )
 
 
-def run(*command: str, check: bool = True) -> str:
+def run(*command: str, check: bool = True, seconds: float = 60) -> str:
     """Run a program and return what it printed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return done.stdout
@@ -65,7 +67,7 @@ class Bench:
     """Two namespaces, `a` on core 0 and `b` on core 1."""
 
     def __init__(self) -> None:
-        self.names = tuple(f"hg-ips{side}-{os.getpid()}" for side in "ab")
+        self.names = tuple(f"hg-ips{side}-{os.getpid()}-{next(_COUNT)}" for side in "ab")
         self._running: list[subprocess.Popen[bytes]] = []
         self.folder = Path(tempfile.mkdtemp(prefix="hg-bench-"))
 
@@ -124,7 +126,13 @@ class Bench:
         self._running.clear()
 
     def measure(self, load: Load, seconds: int) -> float:
-        """Mbit/s of TCP or thousands of UDP packets received a second."""
+        """Mbit/s of TCP or thousands of UDP packets received a second; one more try if it hangs."""
+        try:
+            return self._measure(load, seconds)
+        except subprocess.TimeoutExpired:
+            return self._measure(load, seconds)
+
+    def _measure(self, load: Load, seconds: int) -> float:
         server = subprocess.Popen(
             self.inside(1, "iperf3", "-s", "-1", "-B", INNER[load.family][1]),
             stdout=subprocess.DEVNULL,
@@ -140,7 +148,7 @@ class Bench:
                 client += ["-u", "-b", "0", "-l", str(load.datagram)]
             else:
                 client += ["-O", "1"]  # slow start; with UDP it spoils the count of lost packets
-            end = json.loads(run(*client))["end"]
+            end = json.loads(run(*client, seconds=seconds + 10))["end"]
             server.wait(10)
         finally:
             server.kill()
@@ -289,28 +297,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[load.name for load in LOADS])
     parser.add_argument("--contender", choices=("ours", "charon", "both"), default="both")
     options = parser.parse_args()
     contenders = [c for c in (Charon(), Static()) if options.contender in (c.name, "both")]
     figures: dict[str, dict[str, list[float]]] = {}
-    for _ in range(options.rounds):
-        for contender in contenders:
-            with tunnel(contender) as bench:
-                for load in LOADS:
-                    if load.name in options.only:
-                        figure = bench.measure(load, options.seconds)
-                        each = figures.setdefault(load.name, {})
-                        each.setdefault(contender.name, []).append(figure)
+    with contextlib.ExitStack() as stack:
+        benches = {c.name: stack.enter_context(tunnel(c)) for c in contenders}
+        for _ in range(options.rounds):
+            for load in LOADS:
+                if load.name in options.only:
+                    each = figures.setdefault(load.name, {})
+                    for who, bench in benches.items():
+                        each.setdefault(who, []).append(bench.measure(load, options.seconds))
     result = {}
     for name, each in figures.items():
-        medians = {who: round(statistics.median(values), 1) for who, values in each.items()}
-        if len(medians) == 2:
-            medians["ratio"] = round(medians["ours"] / medians["charon"], 2)
-        result[name] = medians
+        # Whatever else runs on the machine only ever takes away: the best is the least disturbed.
+        best = {who: round(max(values), 1) for who, values in each.items()}
+        if len(best) == 2:
+            best["ratio"] = round(best["ours"] / best["charon"], 2)
+        result[name] = best
         if not options.json:
-            print(f"{name:10}", *(f"{who} {value:8}" for who, value in medians.items()))
+            print(f"{name:10}", *(f"{who} {value:8}" for who, value in best.items()))
     if options.json:
         print(json.dumps(result))
 
