@@ -275,7 +275,7 @@ def test_peers_without_a_list_are_decided_by_the_servers_configuration() -> None
 
 def test_a_refusal_is_told_to_the_caller() -> None:
     s = scene()
-    s.b.client._answers = lambda pseudonym, connect_id: False
+    s.b.client.calls._may_answer = lambda pseudonym, connect_id: False
     s.connect()
     assert s.a.of(ConnectFailed)[0].reason is ConnectFailure.REFUSED
     assert not s.b.has(ConnectRequested)
@@ -408,8 +408,8 @@ def test_both_connecting_at_once_end_in_one_ike_sa(
     assert len(s.a.tunnels()) == 1
     assert len(s.b.tunnels()) == 1
     assert s.a.tunnels()[0].spis == s.b.tunnels()[0].spis
-    assert not s.a.client._attempts
-    assert not s.b.client._attempts
+    assert not s.a.client.calls._attempts
+    assert not s.b.client.calls._attempts
     for machine in (s.a, s.b):
         for event in machine.of(ConnectFailed):
             assert event.reason in (ConnectFailure.REPLACED, ConnectFailure.REFUSED)
@@ -509,9 +509,9 @@ def test_relaying_is_only_for_questions_that_were_asked() -> None:
         connect_id=attempt_id,
         key=bytes(16),
         is_response=True,
-        endpoints=tuple(e.offered for e in s.b.client._offers()),
+        endpoints=tuple(e.offered for e in s.b.client.offers()),
     )
-    s.b.client._request(content, lambda message, now: answers.append(message), s.now)
+    s.b.client.request(content, lambda message, now: answers.append(message), s.now)
     s.network.run(2)
     (message,) = answers
     assert message is not None
