@@ -33,6 +33,7 @@ _SIOCSIFFLAGS = 0x8914
 _SIOCSIFMTU = 0x8922
 _SIOCSIFTXQLEN = 0x8943
 _IFF_UP = 0x1
+_NAME_LENGTH = 15  # IFNAMSIZ less the closing zero
 _IFREQ = "16sH22x"
 _IFREQ_INT = "16si20x"
 
@@ -56,6 +57,10 @@ class Tun:
     """
 
     def __init__(self, name: str, mtu: int = 1280) -> None:
+        if len(name.encode()) > _NAME_LENGTH:
+            raise PlatformError(
+                f"the device name {name} is too long: at most {_NAME_LENGTH} octets"
+            )
         self.counters: Counter[str] = Counter()
         self._fd = _open()
         try:
@@ -139,7 +144,7 @@ def _attach(fd: int, name: str) -> tuple[str, bool]:
             hint = {
                 errno.EBUSY: "another program uses that device",
                 errno.EPERM: "start it as root or give it CAP_NET_ADMIN",
-                errno.EINVAL: "the name is too long or a device of another kind has it",
+                errno.EINVAL: "a device of another kind has that name",
             }.get(error.errno or 0, error.strerror or "refused")
             raise PlatformError(f"the TUN device {name} cannot be made: {hint}") from error
         real = answer[:16].rstrip(b"\0").decode()

@@ -129,7 +129,7 @@ class Bench:
         """Mbit/s of TCP or thousands of UDP packets received a second; one more try if it hangs."""
         try:
             return self._measure(load, seconds)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, RuntimeError):
             return self._measure(load, seconds)
 
     def _measure(self, load: Load, seconds: int) -> float:

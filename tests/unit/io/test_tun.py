@@ -1,0 +1,194 @@
+"""The TUN device against the real kernel, each test in a network namespace of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.errors import PlatformError
+from agent.io import tun as module
+from agent.io.tun import Tun
+
+ROOT = Path(__file__).parents[3]
+PRELUDE = """
+import os, socket, subprocess
+from agent.io.tun import Tun
+from agent.ipsec import Offload
+from agent.ipsec.flow import flow_key
+from agent.ipsec.segments import Coalescer
+from tests.unit.ipsec.packets import tcp, udp
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+def writes(tun, packets):
+    coalescer = Coalescer(Offload(tun.vnet, tun.udp_segmentation))
+    coalescer.add_run(packets, lambda p: coalescer.add(p, b"", flow_key(p)))
+    return coalescer.finish()
+
+def ready():
+    tun = Tun("hgtest0", 1400)
+    # `there` of the packets is us; `here` is behind the device.
+    ip("address", "add", "10.77.2.1/24", "dev", tun.name)
+    ip("route", "add", "10.77.1.0/24", "dev", tun.name)
+    ip("address", "add", "fd00::2/64", "dev", tun.name, "nodad")
+    return tun
+
+def spoken(tun, protocol):
+    # The kernel sends things of its own (multicast listener reports).
+    return [p for p in tun.receive() if (p[6] if p[0] >> 4 == 6 else p[9]) == protocol]
+"""
+
+
+def inside(script: str) -> None:
+    """Run a script in a new network namespace; its failure is the test's."""
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-W", "error", "-c", PRELUDE + script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.netns
+def test_packets_in_both_directions():
+    inside("""
+tun = ready()
+tun.write(writes(tun, [udp(b"x", v4=True)]))
+[answer] = spoken(tun, 1)
+assert answer[20:22] == bytes((3, 3)), answer.hex()  # port unreachable
+assert answer[28:] == udp(b"x", v4=True)
+tun.write(writes(tun, [udp(b"x")]))
+[answer] = spoken(tun, 58)[-1:]
+assert answer[40:42] == bytes((1, 4)), answer.hex()
+assert answer[48:] == udp(b"x")
+""")
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("v4", [False, True], ids=["ipv6", "ipv4"])
+def test_the_kernel_takes_udp_super_packets(v4):
+    inside(f"""
+v4 = {v4}
+tun = ready()
+sock = socket.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+sock.bind(("", 53))
+sent = [bytes((i,)) * 1000 for i in range(40)] + [b"last"]
+made = writes(tun, [udp(p, v4=v4) for p in sent])
+assert len(made) == (1 if tun.udp_segmentation else 41)
+tun.write(made)
+sock.setblocking(False)
+assert [sock.recv(2000) for _ in sent] == sent
+assert not tun.counters
+""")
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("v4", [False, True], ids=["ipv6", "ipv4"])
+def test_a_tcp_connection_takes_super_packets(v4):
+    inside(f"""
+v4 = {v4}
+tun = ready()
+assert tun.vnet
+server = socket.create_server(("", 80), family=socket.AF_INET if v4 else socket.AF_INET6)
+at = 20 if v4 else 40
+tun.write(writes(tun, [tcp(b"", flags=2, sequence=999, ack=0, options=b"", v4=v4)]))
+[answer] = spoken(tun, 6)
+theirs = int.from_bytes(answer[at + 4 : at + 8], "big") + 1
+ours = dict(ack=theirs % 2**32, options=b"", v4=v4)
+tun.write(writes(tun, [tcp(b"", **ours)]))
+connection, _ = server.accept()
+parts = [bytes((i,)) * 1000 for i in range(40)]
+segments = [tcp(p, sequence=1000 + i * 1000, ident=i, **ours) for i, p in enumerate(parts)]
+segments.append(tcp(b"end", sequence=41000, flags=0x18, **ours))
+made = writes(tun, segments)
+assert len(made) == 1
+tun.write(made)
+connection.setblocking(False)
+assert connection.recv(1 << 17) == b"".join(parts) + b"end"
+assert not tun.counters
+""")
+
+
+@pytest.mark.netns
+def test_what_is_read_is_segmented_and_has_checksums():
+    inside("""
+from tests.unit.ipsec.packets import checksum
+tun = ready()
+sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+sock.setsockopt(17, 103, 1000)  # UDP_SEGMENT
+sock.sendto(bytes(3500), ("fd00::1", 9))
+packets = spoken(tun, 17)
+assert [len(p) for p in packets] == [1048, 1048, 1048, 548]
+for p in packets:
+    assert checksum(p[8:40] + (len(p) - 40).to_bytes(4, "big") + bytes((0, 0, 0, 17)) + p[40:]) == 0
+assert len(tun.receive(2)) == 0
+""")
+
+
+@pytest.mark.netns
+def test_name_mtu_and_end():
+    inside("""
+tun = ready()
+link = subprocess.run(["ip", "link", "show", "hgtest0"], check=True, capture_output=True).stdout
+assert b"mtu 1400" in link and b"UP" in link
+tun.set_mtu(1280)
+assert b"mtu 1280" in subprocess.run(["ip", "link", "show", "hgtest0"], capture_output=True).stdout
+from agent.errors import PlatformError
+try:
+    Tun("hgtest0")
+except PlatformError as error:
+    assert "another program" in error.sentence
+else:
+    raise AssertionError
+ip("link", "set", "hgtest0", "down")
+tun.write([[bytes(10) + udp(b"x")]])
+assert tun.counters == {"eio": 1}, tun.counters
+tun.receive()  # does not raise
+tun.close()
+tun.close()
+assert subprocess.run(["ip", "link", "show", "hgtest0"], capture_output=True).returncode
+""")
+
+
+@pytest.mark.netns
+def test_a_kernel_without_vnet_headers_gets_packets_one_by_one():
+    inside("""
+import agent.io.tun as module
+import errno
+real = module.fcntl.ioctl
+def ioctl(fd, request, *args):
+    if request == module._TUNSETIFF and args[0][17] & 0x40:
+        raise OSError(errno.EINVAL, "no")
+    return real(fd, request, *args)
+module.fcntl = type("fcntl", (), {"ioctl": staticmethod(ioctl)})
+tun = ready()
+assert not tun.vnet and not tun.udp_segmentation
+tun.write(writes(tun, [udp(b"x")] * 2))
+assert len(spoken(tun, 58)) >= 1
+""")
+
+
+def test_a_name_that_is_too_long(monkeypatch):
+    monkeypatch.setattr(module, "_open", lambda: pytest.fail("opened"))
+    with pytest.raises(PlatformError, match="at most 15"):
+        Tun("hearthgate-device")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"), [(FileNotFoundError(2, "x"), "modprobe"), (PermissionError(13, "x"), "root")]
+)
+def test_no_device_is_explained(monkeypatch, error, hint):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(module.os, "open", fail)
+    with pytest.raises(PlatformError, match=hint):
+        Tun("hgtest0")
