@@ -240,6 +240,9 @@ class Ike:
         own = header.responder_spi if header.is_initiator else header.initiator_spi
         sa = self._by_spi.get(own)
         if sa is None:
+            theirs = header.initiator_spi if header.is_initiator else header.responder_spi
+            if theirs in self._by_spi:
+                raise Ignored("reflected")  # our own message, sent back
             self._on_stray(path, header, data, now)
             return
         try:

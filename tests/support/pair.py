@@ -22,8 +22,10 @@ from agent.datagram import Address, Dropped, Path, Transmit
 from agent.ike.events import InstallChildSa, RemoveChildSa
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
 from agent.ike.settings import IkeSettings
+from agent.ike.states import IkeState
 from agent.ike.table import Ike
 from agent.wire.codes import ExchangeType, NotifyType, PayloadType, ProtocolId, known
+from agent.wire.errors import WireError
 from agent.wire.message import decode_message, decode_payloads
 from agent.wire.payloads import (
     DeletePayload,
@@ -152,8 +154,8 @@ class Side:
 
     @property
     def sa(self) -> IkeSa:
-        """The only IKE SA."""
-        (sa,) = self.ike.sas()
+        """The only IKE SA that is not half-open."""
+        (sa,) = (s for s in self.ike.sas() if s.state is not IkeState.HALF_OPEN)
         return sa
 
     @property
@@ -297,7 +299,7 @@ class Pair:
         """One line about what `side` sent."""
         try:
             message = self.message(side, data)
-        except KeyError:  # keys are gone
+        except (KeyError, WireError):  # keys are gone, or it is bad on purpose
             message = decode_message(data)
         exchange = known(ExchangeType, message.header.exchange)
         name = exchange.name if isinstance(exchange, ExchangeType) else str(exchange)
