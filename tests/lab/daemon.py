@@ -82,15 +82,22 @@ class Hearthgate:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that finds this checkout."""
-        return {**os.environ, "PYTHONPATH": str(CHECKOUT), "HEARTHGATE_DEBUG": "1"}
+        """The environment that finds this checkout; compiled modules are kept, as installed."""
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "HEARTHGATE_DEBUG": "1"}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        return env
 
-    def start(self, *arguments: str) -> Hearthgate:
-        """Start `run` and wait until it answers; raises with its log if it does not."""
+    def launch(self, *arguments: str) -> None:
+        """Start `run` and wait for nothing."""
         with self._console.open("ab") as console:
             self._process = self.host.popen(
                 [*self.argv, "run", *arguments], env=self.env, stdout=console, stderr=console
             )
+
+    def start(self, *arguments: str) -> Hearthgate:
+        """Start `run` and wait until it answers; raises with its log if it does not."""
+        self.launch(*arguments)
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:

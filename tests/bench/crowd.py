@@ -1,0 +1,216 @@
+"""Ten thousand peers that register at one mediator: what each costs there, and each lookup.
+
+The server is our daemon in a namespace of its own; the crowd is one process with one IKE SA and one
+key for each peer (`python -m tests.bench.crowd SERVER KEY COUNT`, run in another namespace), which
+registers them over the network as peers do, a few at a time. Its answers are JSON lines.
+Lookups: each of a hundred peers asks for somebody who is not there, once among few and once
+among all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from agent.crypto.auth import SigningKey, parse_key_text
+from agent.datagram import Address, Path, Transmit
+from agent.ike.pad import KeyAuth, Peer
+from agent.ike.settings import IkeSettings
+from agent.ike.table import Ike
+from agent.mediation.client import MediationClient
+from agent.mediation.events import Registered
+from agent.mediation.identity import accept_hash
+from agent.mediation.settings import MediationSettings
+from agent.operations.lab import Lab, TwoNats
+from agent.wire.codes import ProtocolId
+from agent.wire.payloads import Identification
+from agent.wire.proposals import parse_proposals
+from tests.bench.machines import SERVER, cpu_seconds, our_server, rss_mb, settled
+from tests.lab.daemon import Hearthgate, public_text
+from tests.lab.scenario import seed
+
+if TYPE_CHECKING:
+    from agent.wire.proposals import Proposal
+
+WINDOW = 8  # registrations under way; more from one network would have to show cookies
+WARM_UP = 200  # the server's first peers pay for its tables and caches
+ASKERS = 100
+MARKER = bytes(4)
+KNOWN = 4  # pseudonyms that each peer accepts
+
+
+class Crowd:
+    """The peers, in one process."""
+
+    def __init__(self, server: str, key: bytes) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.connect((server, 4500))
+        self._socket.settimeout(0.02)
+        host, port = self._socket.getsockname()
+        self._path = Path(Address.parse(host, port), Address.parse(server, 4500))
+        self._key = key
+        self._ike = Ike(
+            pad=Nobody(), random=os.urandom, settings=IkeSettings(), responder_extensions=()
+        )
+        self._clients: list[MediationClient] = []
+        self._of: dict[int, MediationClient] = {}
+        self._proposals = parse_proposals(["aes128gcm16-prfsha256-x25519"], ProtocolId.IKE)
+
+    def grow(self, count: int) -> int:
+        """Register `count` more; returns how many there are."""
+        registered, started = 0, 0
+        under_way: set[str] = set()
+        while registered < count:
+            while started < count and len(under_way) < WINDOW:
+                under_way.add(self._start())
+                started += 1
+            self._exchange()
+            for name in [n for n in under_way if self._clients[int(n)].registered]:
+                under_way.discard(name)
+                registered += 1
+        return len(self._clients)
+
+    def ask(self, count: int) -> int:
+        """The last `count` peers each ask for somebody unknown; returns how many were answered."""
+        asked = self._clients[-count:]
+        for client in asked:
+            attempt = client.connect(Identification.key_id(os.urandom(32)), time.monotonic())
+            self._send()
+            while self._exchange():
+                pass
+            client.abandon(attempt)
+        return len(asked)
+
+    def _start(self) -> str:
+        name = str(len(self._clients))
+        key = SigningKey.generate(os.urandom)
+        client = MediationClient(
+            name=name,
+            random=os.urandom,
+            settings=MediationSettings(),
+            accepts=lambda who: False,
+            answers=lambda who, connect_id: False,
+        )
+        client.bind(self._ike)
+        known = [Identification.key_id(os.urandom(32)) for _ in range(KNOWN)]
+        client.set_accepts(frozenset(map(accept_hash, known)), time.monotonic())
+        self._clients.append(client)
+        peer = Peer(
+            name=name,
+            local_id=Identification.key_id(key.public),
+            remote_id=Identification.key_id(self._key),
+            local_auth=key,
+            remote_auth=KeyAuth(public=self._key),
+            proposals=self._proposals,
+            liveness_seconds=3600,
+        )
+        now = time.monotonic()
+        ike_id = self._ike.connect(peer, self._path, now, extensions=(client.extension,))
+        self._of[ike_id] = client
+        self._send()
+        return name
+
+    def _exchange(self) -> bool:
+        """Take one datagram, if one comes (returns whether), and send what follows from it."""
+        try:
+            data = self._socket.recv(65536)
+        except TimeoutError:
+            data = b""
+        now = time.monotonic()
+        if data.startswith(MARKER):
+            self._ike.receive(self._path, data[4:], now)
+        self._ike.handle_timer(now)
+        self._send()
+        return bool(data)
+
+    def _send(self) -> None:
+        while (output := self._ike.poll_output()) is not None:
+            if isinstance(output, Transmit):
+                self._socket.send(MARKER + output.data)
+        for client in self._clients[-2 * ASKERS :]:
+            while (event := client.poll_output()) is not None:
+                assert not isinstance(event, Registered) or event.client
+
+
+class Nobody:
+    """The crowd answers nobody."""
+
+    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+        return ()
+
+    def find_peer(self, *_: object) -> None:
+        return None
+
+
+def main() -> None:
+    """Commands on standard input: `grow N`, `ask N`; one JSON line each."""
+    crowd = Crowd(sys.argv[1], parse_key_text(sys.argv[2]))
+    for line in sys.stdin:
+        verb, number = line.split()
+        print(json.dumps({verb: getattr(crowd, verb)(int(number))}), flush=True)
+
+
+class Remote:
+    """The crowd's process, seen from the measurement."""
+
+    def __init__(self, lab: Lab, nats: TwoNats, server: Hearthgate) -> None:
+        host = lab.namespace("crowd")
+        lab.connect(host, "eth0", nats.internet, ["203.0.113.20/24"])
+        command = [sys.executable, "-m", "tests.bench.crowd", SERVER, public_text(seed("ms"))]
+        self._child = host.popen(
+            command, env=server.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def do(self, verb: str, number: int) -> int:
+        """Carry out one command; returns its answer."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(f"{verb} {number}\n".encode())
+        self._child.stdin.flush()
+        return int(json.loads(self._child.stdout.readline())[verb])
+
+    def close(self) -> None:
+        """End it by closing its input."""
+        self._child.communicate()
+
+
+def measure(count: int) -> dict[str, object]:
+    """kB per peer, microseconds of the server's processor per lookup among few and among all."""
+    with Lab("crowd") as lab:
+        nats = TwoNats.build(lab)
+        server = our_server(nats.server, lab.folder / "ms").start()
+        crowd = Remote(lab, nats, server)
+        crowd.do("grow", WARM_UP)
+        settled(0.3)
+        few = _lookup_us(crowd, server.pid)
+        before, cpu, started = rss_mb(server.pid), cpu_seconds(server.pid), time.monotonic()
+        crowd.do("grow", count)
+        seconds, cpu = time.monotonic() - started, cpu_seconds(server.pid) - cpu
+        settled(0.3)
+        each = (rss_mb(server.pid) - before) * 1000 / count
+        registered = server.status()["server"]["registered"]
+        many = _lookup_us(crowd, server.pid)
+        crowd.close()
+        server.kill()  # its goodbyes to so many would take their time
+    return {
+        "peers": registered,
+        "peer_kb": round(each, 2),
+        "register_cpu_ms": round(cpu / count * 1000, 2),
+        "registrations_per_s": round(count / seconds),
+        "lookup_us": {"among few": few, "among all": many},
+    }
+
+
+def _lookup_us(crowd: Remote, pid: int) -> int:
+    before = cpu_seconds(pid)
+    crowd.do("ask", ASKERS)
+    return round((cpu_seconds(pid) - before) / ASKERS * 1e6)
+
+
+if __name__ == "__main__":
+    main()
