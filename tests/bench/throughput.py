@@ -67,9 +67,10 @@ class Bench:
     """Two namespaces, `a` on core 0 and `b` on core 1."""
 
     def __init__(self) -> None:
-        self.names = tuple(f"hg-ips{side}-{os.getpid()}-{next(_COUNT)}" for side in "ab")
+        number = f"{os.getpid()}n{next(_COUNT)}"
+        self.names = tuple(f"hg-ips{side}{number}" for side in "ab")
         self._running: list[subprocess.Popen[bytes]] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="hg-bench-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="hgbench"))
 
     def __enter__(self) -> Bench:
         for name in self.names:
@@ -153,6 +154,8 @@ class Bench:
         finally:
             server.kill()
             server.wait()
+        if "sum_received" not in end:
+            raise RuntimeError("iperf3 was cut off")
         received = end["sum_received"]
         if not load.datagram:
             return float(received["bits_per_second"]) / 1e6

@@ -387,6 +387,21 @@ def test_when_the_new_sa_has_ended_an_older_one_sends():
     assert spi_of(pair.a.seal([echo()], 0.0)) == pair.sa_a.spi_out
 
 
+def test_traffic_is_counted_over_rekeys():
+    pair = Pair()
+    pair.carry(echo())
+    rekeyed(pair)
+    pair.carry(echo(), echo())
+    pair.a.remove(pair.sa_a.spi_in)
+    pair.b.remove(pair.sa_b.spi_in)
+    sent = 3 * len(echo())
+    assert pair.a.traffic("b") == (sent, 0)
+    back, received = pair.b.traffic("a")
+    assert back == 0
+    assert sent <= received <= sent + 3 * 16  # counted with the ESP trailer
+    assert pair.b.traffic("nobody") == (0, 0)
+
+
 def test_an_ended_sa_receives_no_more():
     pair = Pair()
     later = arriving(pair.a.seal([echo()], 0.0))
