@@ -1,6 +1,6 @@
 """Connection attempts of a mediation client, in both directions (mediation.md §2 to §5).
 
-One attempt per pseudonym, `max_attempts` in all. Each has a deadline and ends in `PathFound` and then
+One attempt per pseudonym, `max_attempts` in all. Each has a deadline and ends in `PathFound`, then
 `authenticated`, or in `ConnectFailed`; abandoning is the only silent end.
 
 Both sides connecting at once: two connect IDs, of which the one chosen by the peer with the lower

@@ -1,8 +1,8 @@
 """The mediation client: one mediator's peer, over any number of registrations one after the other.
 
-mediation.md §1 here and in `registration`, §2 to §5 in `calls`. `extension` makes the next mediation
-connection; the one that registered last counts. Left out: asking the mediator again under a living
-mediated IKE SA and moving it (needs MOBIKE).
+mediation.md §1 here and in `registration`, §2 to §5 in `calls`. `extension` makes the next
+mediation connection; the one that registered last counts. Left out: asking the mediator again under
+a living mediated IKE SA and moving it (needs MOBIKE).
 """
 
 from __future__ import annotations
