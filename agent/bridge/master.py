@@ -37,6 +37,9 @@ MAX_WAITING = 300
 # USB adapters hand over what they received every 16 ms: shorter silences end no frame there.
 MIN_SILENCE = 0.02
 SILENT_CHARACTERS = 3.5
+# A line that never falls silent (noise, a second master) is given up this long after the answer
+# should have been there; adapters that hand over octets in slow pieces need some of it.
+BABBLE_SECONDS = 0.5
 NO_ANSWER = -2  # beside the lengths: it begins with another unit or function
 BROADCAST_TURNAROUND = 0.1  # §2.4.1: 100 to 200 ms for all slaves to do what they were told
 
@@ -75,6 +78,7 @@ class _Job:
     pdu: bytes
     tickets: dict[int, int] = field(default_factory=dict)  # ticket → client
     attempts: int = 0
+    limit: float = 0.0  # when the line has had time enough, whatever it still says
     received: bytearray = field(default_factory=bytearray)
 
 
@@ -142,9 +146,9 @@ class RtuMaster:
         silence = now + self._silence
         is_whole = length > 0 and len(job.received) >= length
         if is_whole or length in (UNKNOWN_LENGTH, NO_ANSWER):
-            self._deadline = silence
+            self._deadline = min(silence, job.limit)
         elif self._deadline is not None:
-            self._deadline = max(self._deadline, silence)
+            self._deadline = min(max(self._deadline, silence), job.limit)
 
     def _expected(self, job: _Job) -> int:
         """Octets of the whole frame; UNKNOWN_LENGTH, MORE_OCTETS or NO_ANSWER."""
@@ -253,6 +257,7 @@ class RtuMaster:
         answer = (length if length > 0 else MAX_RTU_FRAME) * self._character
         self._state = _State.WAITING
         self._deadline = sent + self._config.response_timeout + answer
+        job.limit = self._deadline + MAX_RTU_FRAME * self._character + BABBLE_SECONDS
 
     def _on_silence(self, job: _Job, now: float) -> None:
         frame = bytes(job.received)

@@ -115,7 +115,7 @@ class Controller:
         self.input[3:5] = struct.unpack(">HH", struct.pack(">f", 1.4))
 
     def warm(self, seconds: float) -> None:
-        """`seconds` pass: the flow follows the setpoint's heating curve (46.5 °C at a setpoint of 20.0)."""
+        """`seconds` pass: the flow follows the setpoint (46.5 °C at a setpoint of 20.0)."""
         self.operating += seconds
         left = 465 + (self.holding[0] - 200) * 2 - self.input[0]
         step = round(left * min(1.0, HEATING * seconds))

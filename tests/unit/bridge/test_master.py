@@ -110,6 +110,20 @@ def test_a_garbled_answer_is_asked_again_and_then_an_exception_4(line, spoil):
     assert Failure.GARBLED.value == 4
 
 
+@pytest.mark.parametrize("noise", [b"\xaa", b"\1\3\2", b"\1"])
+def test_a_line_that_never_falls_silent_is_given_up(line, noise):
+    line.master.submit(1, 1, READ, line.now)
+    start = line.now
+    while not line.answers:
+        line.drain()
+        line.now += 0.003
+        line.master.receive(noise, line.now)
+        line.master.handle_timer(line.now)
+        assert line.now - start < 10
+    assert line.answers[0].failure is Failure.GARBLED
+    assert len(line.sent) == 4
+
+
 def test_the_slaves_own_exceptions_pass(line):
     line.controller.faults.exception = 2
     line.master.submit(1, 1, READ, line.now)

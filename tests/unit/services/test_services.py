@@ -1,4 +1,7 @@
-"""Services on loopback, with real pseudo-terminals and sockets. Nothing waits for a fixed time."""
+"""Services on loopback, with real pseudo-terminals and sockets. Nothing waits for a fixed time.
+
+Threat 34 is here (unplugged adapters, names that are no port); 35 is in test_gateway.py.
+"""
 
 from __future__ import annotations
 
@@ -241,6 +244,27 @@ def test_a_port_that_is_not_there_at_start(tmp_path):
                 await house.until(lambda: house.status()["state"] == "open")
 
     asyncio.run(main())
+
+
+def test_a_storm_of_failing_opens_is_slow_and_logged_once(tmp_path, caplog):
+    far, near = os.openpty()
+    (tmp_path / "dead").symlink_to(os.ttyname(near))
+
+    async def main():
+        async with House(boiler(tmp_path / "dead")) as house:
+            os.close(far)  # opening goes on to fail, or to succeed and fail at once
+            await until(lambda: house.status()["state"] == "closed")
+            line = house.services._services["boiler"]._line
+            await until(lambda: line._backoff._delay >= 1)
+            descriptors = len(os.listdir("/proc/self/fd"))
+            await until(lambda: line._backoff._delay >= 2)
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+            assert line.reason
+
+    asyncio.run(main())
+    os.close(near)
+    assert len([r for r in caplog.records if "dead" in r.getMessage()]) <= 2
+    assert "Traceback" not in caplog.text
 
 
 def test_what_is_no_serial_port_is_refused(tmp_path):
