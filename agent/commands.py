@@ -14,10 +14,11 @@ from agent.config import NAME, ROLES
 from agent.control import check_request, event_line
 from agent.crypto.auth import PublicKey, key_text
 from agent.daemon import str_address
-from agent.engine.events import Enrolled, Event, PeerChanged
+from agent.engine.events import Enrolled, Event, MediatorChanged, PeerChanged
 from agent.errors import (
     InputError,
     RefusedError,
+    StorageError,
     TemporaryError,
     UnavailableError,
     UnknownNameError,
@@ -26,6 +27,7 @@ from agent.invitation import EnrolResult, Invitation, decode_invitation, encode_
 from agent.invitation import encode_invitation as invitation_line
 from agent.io.clock import monotonic
 from agent.peers import KnownPeer
+from board.errors import BoardError
 
 if TYPE_CHECKING:
     from agent.daemon import Daemon
@@ -37,7 +39,7 @@ QUEUE = 256  # events a slow watcher may lag behind before it misses some
 INVITATION_MINIMUM, INVITATION_MAXIMUM = 60, 30 * 86400  # seconds
 LOCAL = BridgePeer(name="local", role=Role.OWNER)  # whoever may use the control socket
 
-_REFUSALS = {
+_REFUSALS: dict[int, str] = {
     EnrolResult.USED: "This invitation has been used by another machine already; ask for a new "
     "one, and ask who used it.",
     EnrolResult.EXPIRED: "This invitation has expired; ask for a new one.",
@@ -57,7 +59,10 @@ class Commands:
         """Carry out one request; the last line sent is final."""
         name, arguments = check_request(request)
         handler = getattr(self, f"on_{name}")
-        result = await handler(send, **arguments)
+        try:
+            result = await handler(send, **arguments)
+        except BoardError as error:
+            raise StorageError(error.sentence) from error
         await send({"final": True, "result": result})
 
     async def on_status(self, send: Send) -> dict[str, Any]:
@@ -108,12 +113,15 @@ class Commands:
         }
 
     async def _until_up(self, peer: str, events: _Events, send: Send, started: float) -> None:
-        if self._peer_status(peer)["state"] == "up":
+        status = self._peer_status(peer)
+        if status["state"] == "up":
             return
+        mediator = status.get("mediator", "")
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 while True:
                     event = await events.next()
+                    self._mediator_failed(event, mediator, peer)
                     if not isinstance(event, PeerChanged) or event.name != peer:
                         continue
                     seconds = round(monotonic() - started, 3)
@@ -132,6 +140,15 @@ class Commands:
                 f"{peer}: not connected after {CONNECT_SECONDS:.0f} s ({why}) hearthgate keeps "
                 f"trying; `hearthgate disconnect {peer}` ends that."
             ) from None
+
+    @staticmethod
+    def _mediator_failed(event: Event, mediator: str, peer: str) -> None:
+        """Raises TemporaryError if the mediator on the way to `peer` just failed."""
+        if isinstance(event, MediatorChanged) and event.name == mediator and event.error:
+            raise TemporaryError(
+                f"{peer}: mediator {mediator}: {event.error} hearthgate keeps trying; "
+                f"`hearthgate disconnect {peer}` ends that."
+            )
 
     def _mediator_trouble(self) -> str:
         for mediator in self.daemon.engine.status(monotonic()).mediators:
@@ -174,25 +191,31 @@ class Commands:
         invited = decode_invitation(invitation)
         name = name or invited.name
         self._check_name(name)
+        if invited.gateway_identity == self.house.keys.identity.public:
+            raise InputError("This invitation is from this very machine; accept it on another one.")
         wall = self.house.wall()
         if wall is not None and 0 < invited.expires <= wall:
             raise InputError("This invitation has expired; ask for a new one.")
         known = self.house.peers.by_identity(key_text(invited.gateway_identity))
         taken = self.house.peers.peers.get(name)
-        if taken is not None and taken != known:
+        if (taken is not None and taken != known) or name in self.house.configured_names:
             raise InputError(f'There is a peer "{name}" already; take another with --name.')
         role = await self._hand_over(invited, send)
         peers = self.house.copy_peers()
-        if known is not None:
-            del peers.peers[known.name]
-        peers.peers[name] = KnownPeer(
+        identity = key_text(invited.gateway_identity)
+        before = peers.by_identity(identity)
+        if before is not None:  # what it may do here stays
+            del peers.peers[before.name]
+        else:
+            before = KnownPeer(
+                name=name, identity=identity, mediation="", role="none", added=int(wall or 0)
+            )
+        peers.peers[name] = replace(
+            before,
             name=name,
-            identity=key_text(invited.gateway_identity),
             mediation=key_text(invited.gateway_mediation),
             mediator=invited.mediator,
             mediator_key=key_text(invited.mediator_key),
-            role="none",  # the gateway may do nothing here
-            added=int(wall or 0),
         )
         self.house.save(peers)
         self.daemon.refresh()
@@ -200,7 +223,12 @@ class Commands:
 
     async def _hand_over(self, invited: Invitation, send: Send) -> str:
         daemon, keys = self.daemon, self.house.keys
-        mediator, peer = profiles.enrolment(invited)
+        try:
+            mediator, peer = profiles.enrolment(invited)
+        except ValueError as error:
+            raise InputError(f"This invitation names no usable mediation server: {error}") from None
+        if any(extra.name == peer.name for extra in daemon.extra_peers):
+            raise TemporaryError("This invitation is being used at this moment.")
         data = encode_enrolment(
             keys.identity, keys.mediation, invited.identity.public, invited.gateway_identity
         )
@@ -224,16 +252,21 @@ class Commands:
                 daemon.refresh()
         if not event.answer:
             raise TemporaryError("The gateway went away while pairing; try the same line again.")
-        result = event.answer[0]
+        result, role = event.answer[0], event.answer[1:].decode("ascii", "replace")
         if result != EnrolResult.ACCEPTED:
-            raise RefusedError(_REFUSALS.get(EnrolResult(result), "The gateway refused."))
-        return event.answer[1:].decode("ascii", "replace")
+            raise RefusedError(_REFUSALS.get(result, "The gateway refused."))
+        return role if role in ROLES else "unknown"
 
     async def _until_enrolling(
         self, name: str, events: _Events, send: Send, started: float
     ) -> None:
         while True:
             event = await events.next()
+            if isinstance(event, MediatorChanged) and event.name == name and event.error:
+                raise TemporaryError(
+                    f"The invitation could not be used yet: {event.error} Then try the same line "
+                    "again."
+                )
             if isinstance(event, PeerChanged) and event.name == name:
                 seconds = round(monotonic() - started, 3)
                 await send({"event": "progress", "state": event.state, "seconds": seconds})
@@ -303,6 +336,10 @@ class Commands:
         known = self._learnt(peer)
         if role is not None and role not in ROLES:
             raise InputError(f"The role is one of {', '.join(ROLES)}.")
+        for text in remove or []:
+            if text not in known.grants:
+                has = ", ".join(known.grants) or "none"
+                raise InputError(f"{peer} has no grant {text!r:.60}; it has {has}.")
         grants = [g for g in known.grants if g not in (remove or [])]
         for text in add or []:
             try:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agent.bridge.devices import check_devices
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
 from agent.crypto.auth import parse_key_text
@@ -51,12 +52,13 @@ ESP_PROPOSALS = (
 # THREATS 18), so short ones are refused. 16 characters of base64 are 96 bit.
 PSK_MINIMUM = 16
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NAME_RULE = "a name has 1 to 63 letters, digits, dots, dashes or underscores."
 ROLES = ("none", "reader", "operator", "technician", "owner")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediatorConfig:
-    """A mediation server to register with; `key` (32 octets) or `psk` proves it."""
+    """A mediation server to register with; `key` (32 octets) proves it, else `psk`."""
 
     name: str
     host: str
@@ -155,7 +157,7 @@ def load_config(
     top = parse_toml(text, source)
     mediators = tuple(_mediator(name, table, read) for name, table in top.tables("mediator"))
     config = Config(
-        name=top.text("name"),
+        name=_own_name(top),
         port=top.integer("port", NATT_PORT, 0, 65535),
         tun=_interface(top),
         mtu=top.integer("mtu", 1280, 1280, 9000),
@@ -168,7 +170,11 @@ def load_config(
     top.done()
     if config.port == IKE_PORT:
         raise top.wrong("port", "500 is the port without UDP encapsulation; 4500 is usual.")
-    _distinct_listeners(top, config)
+    _distinct_identities(top, config)
+    try:
+        check_devices(config.devices)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}.") from None
     return config
 
 
@@ -189,28 +195,33 @@ def split_host(text: str, default_port: int = NATT_PORT) -> tuple[str, int]:
     return host, int(port[:6]) if port else default_port
 
 
+def _own_name(top: Table) -> str:
+    name = top.text("name")
+    if name and not NAME.fullmatch(name):  # it is proposed to those whom this machine invites
+        raise top.wrong("name", NAME_RULE)
+    return name
+
+
 def _interface(top: Table) -> str:
     name = top.text("tun", "hearth0")
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,15}", name):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,14}", name):
         raise top.wrong("tun", "1 to 15 letters, digits, dots or dashes name an interface.")
     return name
 
 
 def _prefixes(top: Table) -> tuple[str, ...]:
-    prefixes = top.texts("addresses")
-    for prefix in prefixes:
-        try:
-            ipaddress.ip_interface(prefix)
-        except ValueError:
-            raise top.wrong("addresses", 'addresses are wanted, like ["10.99.0.1/32"].') from None
-    return prefixes
+    try:
+        return tuple(
+            ipaddress.ip_interface(prefix).with_prefixlen for prefix in top.texts("addresses")
+        )
+    except ValueError:
+        raise top.wrong("addresses", 'addresses are wanted, like ["10.99.0.1/32"].') from None
 
 
 def _name(name: str, table: Table) -> str:
     if not NAME.fullmatch(name):
-        raise table.wrong(
-            "name", "a name has 1 to 63 letters, digits, dots, dashes or underscores."
-        )
+        shown = ascii(table.name)[1:-1][:80]
+        raise ConfigError(f"{table.source}: [{shown}]: {NAME_RULE}")
     return name
 
 
@@ -226,8 +237,10 @@ def _psk(table: Table, read: Callable[[str], bytes] | None) -> bytes | None:
         path = table.text("psk_file")
         if psk is not None:
             raise table.wrong("psk_file", "give psk or psk_file, not both.")
+        if read is None:  # only looked at, not used
+            return b""
         try:
-            psk = read(path).strip() if read else b""
+            psk = read(path).strip()
         except OSError as error:
             raise table.wrong("psk_file", f"this file cannot be read: {error.strerror}.") from None
     if psk is not None and (len(psk) < PSK_MINIMUM or len(set(psk)) < 5):
@@ -272,15 +285,19 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
         raise table.wrong("address", str(error)) from None
     key, psk = _key(table), _psk(table, read)
     local_id, remote_id = _identity(table, "local_id"), _identity(table, "id")
-    if key is None:
+    if key is None and psk is None:
         raise table.missing("key", "the public key that `hearthgate mediate` printed.")
     if psk is not None and local_id is None:
         raise table.missing("local_id", "the name that belongs to psk at this server.")
+    if remote_id is None:
+        if key is None:
+            raise table.missing("id", "the identity that this server proves with psk.")
+        remote_id = Identification.key_id(key)
     mediator = MediatorConfig(
         name=_name(name, table),
         host=host,
         port=port,
-        remote_id=remote_id or Identification.key_id(key),
+        remote_id=remote_id,
         local_id=local_id,
         key=key,
         psk=psk,
@@ -291,8 +308,14 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
 
 
 def _mediate(table: Table, read: Callable[[str], bytes] | None) -> MediateConfig:
+    address = table.text("address")
+    if address:
+        try:
+            split_host(address)
+        except ValueError as error:
+            raise table.wrong("address", str(error)) from None
     config = MediateConfig(
-        address=table.text("address"),
+        address=address,
         local_id=_identity(table, "local_id"),
         proposals=_proposals(table, "proposals", IKE_PROPOSALS, ProtocolId.IKE),
         peers=tuple(_mediated_peer(name, inner, read) for name, inner in table.tables("peer")),
@@ -346,9 +369,7 @@ def _peer(
         psk=psk,
         host=host,
         port=port,
-        mediator=table.choice("mediator", "", tuple(m.name for m in mediators))
-        if mediators
-        else table.text("mediator"),
+        mediator=table.text("mediator"),
         pseudonym=_identity(table, "pseudonym"),
         role=table.choice("role", "reader", ROLES),
         grants=_grants(table),
@@ -365,12 +386,24 @@ def _peer(
         child_octets=table.integer("child_octets", 1 << 40, 1 << 16, 1 << 60),
         child_packets=table.integer("child_packets", 1 << 31, 1 << 8, 1 << 48),
     )
+    table.done()
+    _check_way(table, peer, mediators)
+    return peer
+
+
+def _check_way(table: Table, peer: PeerConfig, mediators: tuple[MediatorConfig, ...]) -> None:
+    """How a peer is reached must be said in one way."""
     if peer.mediator and peer.pseudonym is None:
         raise table.missing("pseudonym", "the identity of this peer at the mediation server.")
     if peer.mediator and not any(m.name == peer.mediator for m in mediators):
-        raise table.wrong("mediator", f"there is no [mediator.{peer.mediator}].")
-    table.done()
-    return peer
+        names = ", ".join(m.name for m in mediators) or "none is configured"
+        raise table.wrong("mediator", f"there is no such [mediator.NAME]; known: {names}.")
+    if peer.mediator and peer.host:
+        raise table.wrong("address", "give address or mediator, not both.")
+    if peer.pseudonym is not None and not peer.mediator:
+        raise table.wrong("pseudonym", "it says nothing without mediator.")
+    if peer.start and not peer.host and not peer.mediator:
+        raise table.wrong("start", "this peer has neither address nor mediator to be called by.")
 
 
 def _grants(table: Table) -> tuple[str, ...]:
@@ -405,13 +438,13 @@ def _device(name: str, table: Table) -> DeviceConfig:
         raise ConfigError(f"{table.source}: [{table.name}] {error}") from None
 
 
-def _distinct_listeners(top: Table, config: Config) -> None:
-    seen: dict[int, str] = {}
-    for device in config.devices:
-        port = device.listen
-        if port in seen:
+def _distinct_identities(top: Table, config: Config) -> None:
+    """Who comes is told by identity, so each may stand for one peer only."""
+    seen: dict[object, str] = {}
+    for peer in config.peers:
+        other = seen.setdefault(peer.remote_id.key, peer.name)
+        if other != peer.name:
             raise ConfigError(
-                f"{top.source}: [device.{device.name}] listen = {port}: "
-                f"[device.{seen[port]}] listens there already."
+                f"{top.source}: [peer.{peer.name}] has the identity of [peer.{other}]: "
+                "each peer needs a key or an id of its own."
             )
-        seen[port] = device.name

@@ -50,6 +50,7 @@ log = logging.getLogger("agent.daemon")
 TUN_BUDGET = 64  # packets read in one go: about one full GSO send
 TUN_ROUNDS = 4  # batches of them before the sockets get their turn
 EXPIRY_SECONDS = 60.0  # how often invitations are looked at
+MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
 
 
@@ -137,6 +138,7 @@ class Daemon:
         self._netlink.close()
         if self._timer is not None:
             self._timer.cancel()
+        self.house.close()
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run a coroutine beside the loop; its failure is logged, never lost."""
@@ -171,7 +173,10 @@ class Daemon:
         """Who is behind an inner address, as the SPD let it in."""
         packed = Address.parse(address, 0).ip
         for name, tunnel in self._tunnels.items():
-            if any(ts.start <= packed <= ts.end for ts in tunnel.remote_ts):
+            if any(
+                len(ts.start) == len(packed) and ts.start <= packed <= ts.end
+                for ts in tunnel.remote_ts
+            ):
                 return self.house.bridge_peer(name)
         return None
 
@@ -216,8 +221,17 @@ class Daemon:
     def _on_udp(self, sock: UdpSocket) -> None:
         batch = sock.receive()
         if batch:
-            self.engine.receive_datagrams(batch, monotonic())
+            try:
+                self.engine.receive_datagrams(batch, monotonic())
+            except Exception:
+                # A mistake of ours that somebody's datagram found must not cost the others.
+                self._on_mistake("a datagram")
             self._drain()
+
+    def _on_mistake(self, what: str) -> None:
+        self.counters["mistake"] += 1
+        if self.counters["mistake"] <= MISTAKES_LOGGED:
+            log.exception("hearthgate made a mistake with %s; please report this", what)
 
     def _on_tun(self) -> None:
         tun = self.tun
@@ -232,7 +246,10 @@ class Daemon:
 
     def _on_timer(self) -> None:
         self._armed = None
-        self.engine.handle_timer(monotonic())
+        try:
+            self.engine.handle_timer(monotonic())
+        except Exception:
+            self._on_mistake("a deadline")
         self._drain()
 
     def _on_netlink(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent import profiles
-from agent.config import NATT_PORT, Config, MediateConfig, load_config
+from agent.config import NATT_PORT, Config, MediateConfig, load_config, split_host
 from agent.crypto.auth import SigningKey, key_text, load_private_key
 from agent.errors import ConfigError, InputError
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
@@ -33,6 +34,7 @@ log = logging.getLogger("agent.house")
 
 AUDIT_OCTETS = 256 * 1024  # of one audit file; two are kept, some 2,000 writes
 PEERS_VERSION = 1
+CONFIG_OCTETS = 1 << 20  # people do not write more
 
 
 class House:
@@ -55,7 +57,7 @@ class House:
         """
         config = read_config(layout)
         if mediate is not None or config.mediate is not None:
-            config = _mediating(config, mediate or "")
+            config = _mediating(config, mediate or "", str(layout.config))
         keys = profiles.Keys(
             identity=_key(layout.identity_key), mediation=_key(layout.mediation_key)
         )
@@ -70,17 +72,28 @@ class House:
             content = None
         try:
             peers = Peers.from_json(dict(content)) if content is not None else Peers()
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StorageError(
                 f"{layout.peers}: this is not a list of peers ({error}); restore it from a backup, "
                 "or move it away and pair again."
             ) from None
-        return cls(layout, config, keys, peers)
+        house = cls(layout, config, keys, peers)
+        for name in sorted(house.configured_names & peers.peers.keys()):
+            log.warning("%s: [peer.%s] is hidden by a paired peer; rename it", layout.config, name)
+        return house
 
     @property
     def name(self) -> str:
         """What this machine calls itself."""
-        return self.config.name or socket.gethostname()
+        if self.config.name:
+            return self.config.name
+        host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63].lstrip("._-")
+        return host or "hearthgate"
+
+    @property
+    def configured_names(self) -> frozenset[str]:
+        """Names of the peers that stand in the configuration."""
+        return frozenset(peer.name for peer in self.config.peers)
 
     def save(self, peers: Peers) -> None:
         """Store `peers`, then use them. Raises StorageError; what was known before then stays."""
@@ -115,7 +128,7 @@ class House:
                 "run `hearthgate setup HOST#KEY` first."
             )
         peers = self.copy_peers()
-        if name in peers.peers:
+        if name in peers.peers or name in self.configured_names:
             raise InputError(f'There is a peer "{name}" already; revoke it or take another name.')
         if len(peers.invitations) >= MAX_INVITATIONS:
             raise InputError("Too many invitations are open; wait until some expire.")
@@ -147,22 +160,25 @@ class House:
 
     def enrol(self, one_time: bytes, data: bytes) -> tuple[bytes, bool]:
         """The answer to N(HG_ENROLL), after it is on disk, and whether anything changed."""
-        enrolment = decode_enrolment(data, one_time, self.keys.identity.public)
-        if enrolment is None:
+        own = self.keys.identity.public
+        enrolment = decode_enrolment(data, one_time, own)
+        if enrolment is None or enrolment.identity == own:
             return bytes((EnrolResult.INVALID,)), False
         wall = self.wall()
         peers = self.copy_peers()
-        result, peer = peers.enrol(key_text(one_time), enrolment, wall, int(wall or 0))
+        result, peer = peers.enrol(
+            key_text(one_time), enrolment, wall, int(wall or 0), self.configured_names
+        )
         if peer is None:
             log.warning("an invitation was refused: %s", result.name.lower())
             return bytes((result,)), False
         changed = peers.to_json() != self.peers.to_json()
-        try:
-            self.save(peers)
-        except StorageError as error:
-            log.error("%s", error)
-            return bytes((EnrolResult.FULL,)), False
         if changed:
+            try:
+                self.save(peers)
+            except StorageError as error:
+                log.error("%s", error)
+                return bytes((EnrolResult.FULL,)), False
             log.info("paired with %s (%s)", peer.name, peer.role)
         return bytes((result,)) + peer.role.encode(), changed
 
@@ -172,19 +188,30 @@ class House:
         if not peers.invitations:
             return False
         over = peers.expire(self.wall(), int(running))
-        if not over:
-            self.peers = peers  # the count goes to disk with the next change, to spare the flash
-            return False
-        self.save(peers)
-        return True
+        self.peers = peers  # the count goes to disk with the next change, to spare the flash
+        if over:
+            self._save_or_log(peers)  # they are over in memory, and after a restart at once
+        return over
 
     def set_wanted(self, name: str, wanted: bool) -> None:
-        """Remember that a connection is asked for. Raises StorageError."""
+        """Remember that a connection is asked for; where nothing can be stored, for this run."""
         known = self.peers.peers.get(name)
         if known is not None and known.wanted != wanted:
             peers = self.copy_peers()
             peers.peers[name] = replace(known, wanted=wanted)
+            self.peers = peers
+            self._save_or_log(peers)
+
+    def close(self) -> None:
+        """The daemon ends: store for how long open invitations have been served."""
+        if any(not i.used_by for i in self.peers.invitations.values()):
+            self._save_or_log(self.peers)
+
+    def _save_or_log(self, peers: Peers) -> None:
+        try:
             self.save(peers)
+        except StorageError as error:
+            log.error("%s", error)
 
     def audit(self, record: Mapping[str, Any]) -> None:
         """Append one record. A full disk is logged; the write that it tells of has happened."""
@@ -218,7 +245,7 @@ def read_config(layout: Layout, file: Path | None = None) -> Config:
         with (source.parent / path).open("rb") as opened:
             return opened.read(4096)
 
-    data = storage.read_file(source)
+    data = storage.read_file(source, limit=CONFIG_OCTETS)
     if data is None and file is not None:
         raise ConfigError(f"{file}: there is no such file.")
     try:
@@ -228,17 +255,25 @@ def read_config(layout: Layout, file: Path | None = None) -> Config:
     return load_config(text, str(source), read)
 
 
-def _mediating(config: Config, address: str) -> Config:
+def _mediating(config: Config, given: str, source: str) -> Config:
     entry = config.mediate or MediateConfig(
         address="", local_id=None, proposals=profiles.OUR_IKE, peers=()
     )
-    address = address or entry.address or socket.getfqdn()
-    if ":" not in address and config.port not in (0, NATT_PORT):
-        address += f":{config.port}"
-    return replace(config, mediate=replace(entry, address=address))
+    try:
+        host, port = split_host(given or entry.address or socket.getfqdn(), 0)
+    except ValueError as error:
+        raise InputError(
+            f"This mediation server needs an address by which others reach it: {error} Give it "
+            f"with --address, or as address under [mediate] in {source}."
+        ) from None
+    port = port or config.port
+    if port not in (0, NATT_PORT):
+        host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return replace(config, mediate=replace(entry, address=host))
 
 
 def _key(path: Path) -> SigningKey:
+    _warn_if_shared(path)
     data = storage.read_file(path)
     if data is None:
         key = SigningKey.generate(os.urandom)
@@ -253,3 +288,13 @@ def _key(path: Path) -> SigningKey:
             "(`hearthgate import-identity`). It is never replaced by itself, as every pairing "
             "hangs on it."
         ) from None
+
+
+def _warn_if_shared(path: Path) -> None:
+    """A key that others may read is used all the same: the board has to stay reachable."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if mode & 0o077:
+        log.warning("%s can be read by others: chmod 600 %s", path, path)

@@ -93,6 +93,8 @@ def decode_invitation(line: str) -> Invitation:
         invited, at = _read_text(body, at)
         if at != len(body) - 4 or role >= len(_ROLES):
             raise ValueError
+        if text != base64.urlsafe_b64encode(body).decode().rstrip("="):
+            raise ValueError  # the last character has bits to spare
     except (ValueError, IndexError):
         raise InputError(
             "This invitation is damaged: a part is missing or mistyped. Copy the whole line again."

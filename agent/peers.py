@@ -6,14 +6,19 @@ power cut leaves an invitation either unused or burned together with its peer.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent.bridge.grants import Role
 from agent.crypto.auth import key_text, parse_key_text
 from agent.invitation import Enrolment, EnrolResult
 
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 MAX_PEERS = 4096  # a vendor's office; each costs about 1 kB of file and memory
 MAX_INVITATIONS = 256
+_ROLES = tuple(role.value for role in Role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,9 @@ class OpenInvitation:
         return self.served >= self.lifetime or (wall is not None and wall >= self.expires)
 
 
+E = TypeVar("E", KnownPeer, OpenInvitation)
+
+
 class Peers:
     """All of it, by name and by key."""
 
@@ -81,36 +89,49 @@ class Peers:
         """The peer with this identity key."""
         return next((p for p in self.peers.values() if p.identity == identity), None)
 
-    def free_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted-2` and so on if there is such a peer."""
+    def free_name(self, wanted: str, reserved: Container[str] = ()) -> str:
+        """`wanted`, or `wanted-2` and so on if there is such a peer, here or in `reserved`."""
         name, count = wanted, 2
-        while name in self.peers:
-            name, count = f"{wanted}-{count}", count + 1
+        while name in self.peers or name in reserved:
+            name, count = f"{wanted[:58]}-{count}", count + 1
         return name
 
     def enrol(
-        self, one_time: str, enrolment: Enrolment, wall: float | None, added: int
+        self,
+        one_time: str,
+        enrolment: Enrolment,
+        wall: float | None,
+        added: int,
+        reserved: Container[str] = (),
     ) -> tuple[EnrolResult, KnownPeer | None]:
-        """Turn an invitation into a peer. Saying it again with the same keys succeeds again."""
+        """Turn an invitation into a peer. Saying it again with the same keys succeeds again.
+
+        A peer that is known already gets the invitation's role; what else we know of it stays.
+        `reserved` are names of peers in the configuration.
+        """
         invitation = self.invitations.get(one_time)
         if invitation is None or invitation.is_over(wall):
             return EnrolResult.EXPIRED, None
         identity = key_text(enrolment.identity)
         known = self.by_identity(identity)
+        mediation = key_text(enrolment.mediation)
         if invitation.used_by:
-            same = invitation.used_by == identity and known is not None
-            return (EnrolResult.ACCEPTED, known) if same else (EnrolResult.USED, None)
+            if invitation.used_by != identity or known is None or known.mediation != mediation:
+                return EnrolResult.USED, None
+            return EnrolResult.ACCEPTED, known
         if known is None and len(self.peers) >= MAX_PEERS:
             return EnrolResult.FULL, None
-        name = known.name if known else self.free_name(invitation.name)
-        peer = KnownPeer(
-            name=name,
-            identity=identity,
-            mediation=key_text(enrolment.mediation),
-            role=invitation.role,
-            added=added,
-        )
-        self.peers[name] = peer
+        if known is not None:
+            peer = replace(known, mediation=mediation, role=invitation.role)
+        else:
+            peer = KnownPeer(
+                name=self.free_name(invitation.name, reserved),
+                identity=identity,
+                mediation=mediation,
+                role=invitation.role,
+                added=added,
+            )
+        self.peers[peer.name] = peer
         self.invitations[one_time] = replace(invitation, used_by=identity)
         return EnrolResult.ACCEPTED, peer
 
@@ -135,12 +156,29 @@ class Peers:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Peers:
-        """Raises ValueError, TypeError or KeyError if this is not what `to_json` made."""
+        """Raises ValueError, TypeError, KeyError or AttributeError if `to_json` did not make it."""
         peers = tuple(
-            KnownPeer(**{**entry, "grants": tuple(entry.get("grants", ()))})
+            _checked(KnownPeer(**{**entry, "grants": tuple(entry.get("grants", ()))}))
             for entry in state["peers"]
         )
-        for peer in peers:
-            if len(peer.identity_key) != 32 or len(peer.mediation_key) != 32:
-                raise ValueError("a key has the wrong length")
-        return cls(peers, tuple(OpenInvitation(**entry) for entry in state["invitations"]))
+        invitations = tuple(_checked(OpenInvitation(**entry)) for entry in state["invitations"])
+        return cls(peers, invitations)
+
+
+def _checked(entry: E) -> E:
+    """`entry` if its values are of their types and its keys are keys; else raises ValueError."""
+    for item in fields(entry):
+        value = getattr(entry, item.name)
+        if isinstance(value, tuple):
+            fits = item.name == "grants" and all(isinstance(one, str) for one in value)
+        else:
+            fits = type(value).__name__ == item.type
+        if not fits:
+            raise ValueError(f"{item.name} has the wrong type")
+    for key in (entry.identity, entry.mediation):
+        parse_key_text(key)
+    if entry.role and entry.role not in _ROLES:
+        raise ValueError(f"there is no role {entry.role!r:.40}")
+    if isinstance(entry, KnownPeer) and entry.mediator:
+        parse_key_text(entry.mediator_key)
+    return entry

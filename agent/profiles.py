@@ -56,13 +56,18 @@ def single(address: bytes) -> TrafficSelector:
     return TrafficSelector(protocol=0, start_port=0, end_port=65535, start=address, end=address)
 
 
-def mediator_name(address: str, key: str, config: Config | None) -> str:
-    """What the registration with this mediator is called: as configured, else its address."""
+def mediator_name(address: str, key: str, config: Config, peers: Peers) -> str:
+    """What the registration with this mediator is called: as configured, else its address.
+
+    A mediator whose key changed is another one; its address is then no name any more.
+    """
     raw = parse_key_text(key)
-    for mediator in config.mediators if config else ():
+    for mediator in config.mediators:
         if mediator.key == raw and mediator.is_ours:
             return mediator.name
-    return address
+    first = next((p.mediator_key for p in peers.peers.values() if p.mediator == address), key)
+    taken = any(mediator.name == address for mediator in config.mediators)
+    return f"{address}#{key}" if taken or first != key else address
 
 
 def mediators(config: Config, keys: Keys, peers: Peers) -> list[MediatorEntry]:
@@ -70,7 +75,7 @@ def mediators(config: Config, keys: Keys, peers: Peers) -> list[MediatorEntry]:
     entries = {m.name: _configured_mediator(m, keys) for m in config.mediators}
     for peer in peers.peers.values():
         if peer.mediator:
-            name = mediator_name(peer.mediator, peer.mediator_key, config)
+            name = mediator_name(peer.mediator, peer.mediator_key, config, peers)
             if name not in entries:
                 entries[name] = our_mediator(
                     name, peer.mediator, parse_key_text(peer.mediator_key), keys.mediation
@@ -102,16 +107,18 @@ def _mediator_peer(name: str, key: bytes, own: SigningKey) -> Peer:
 
 
 def _configured_mediator(config: MediatorConfig, keys: Keys) -> MediatorEntry:
-    assert config.key is not None
-    peer = replace(
-        _mediator_peer(config.name, config.key, keys.mediation),
+    psk = PskAuth(secret=config.psk) if config.psk is not None else None
+    remote_auth = KeyAuth(public=config.key) if config.key is not None else psk
+    assert remote_auth is not None  # the configuration wants one of both
+    peer = Peer(
+        name=f"mediator {config.name}",
+        local_id=config.local_id or Identification.key_id(keys.mediation.public),
         remote_id=config.remote_id,
+        local_auth=psk or keys.mediation,
+        remote_auth=remote_auth,
         proposals=config.proposals,
+        liveness_seconds=MEDIATOR_LIVENESS,
     )
-    if config.local_id is not None:
-        peer = replace(peer, local_id=config.local_id)
-    if config.psk is not None:
-        peer = replace(peer, local_auth=PskAuth(secret=config.psk))
     return MediatorEntry(name=config.name, host=config.host, port=config.port, peer=peer)
 
 
@@ -139,16 +146,16 @@ def peers(config: Config, keys: Keys, known: Peers) -> list[PeerEntry]:
     """Everybody this machine knows: configured, paired, invited."""
     devices = config.devices
     entries = [_configured_peer(p, keys, devices) for p in config.peers]
-    entries += [known_peer(p, config, keys) for p in known.peers.values()]
+    entries += [_known_peer(p, config, keys, known) for p in known.peers.values()]
     entries += [_invited(i, keys) for i in known.invitations.values()]
     return entries
 
 
-def known_peer(peer: KnownPeer, config: Config, keys: Keys) -> PeerEntry:
+def _known_peer(peer: KnownPeer, config: Config, keys: Keys, known: Peers) -> PeerEntry:
     """A paired machine: pinned key, one address on each side."""
     mediator = ""
     if peer.mediator:
-        mediator = mediator_name(peer.mediator, peer.mediator_key, config)
+        mediator = mediator_name(peer.mediator, peer.mediator_key, config, known)
     elif config.mediators:
         # It came to us by an invitation, so it registers where we do.
         mediator = next((m.name for m in config.mediators if m.is_ours), "")

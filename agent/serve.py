@@ -6,17 +6,19 @@ import asyncio
 import gc
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.commands import Commands
 from agent.crypto.auth import key_text
 from agent.daemon import Daemon, str_address
+from agent.errors import TemporaryError
 from agent.house import House
 from agent.io.local import serve as serve_control
 from board import storage
 from board.watchdog import Notifier
 
 if TYPE_CHECKING:
+    from agent.io.local import Reply
     from agent.layout import Layout
 
 log = logging.getLogger("agent")
@@ -30,12 +32,25 @@ async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
         stream=sys.stderr,
     )
     logging.raiseExceptions = False  # a full disk behind stderr must not end anything
-    house = House.open(layout, mediate)
-    storage.make_folder(layout.run, 0o755)
     notifier = Notifier()
-    daemon = Daemon(house)
-    control = await serve_control(layout.socket, Commands(daemon).handle)
+    storage.make_folder(layout.run, 0o755)
+    commands: Commands | None = None
+
+    async def handle(request: dict[str, Any], reply: Reply) -> None:
+        if commands is None:
+            raise TemporaryError("The daemon is just starting; try again.")
+        await commands.handle(request, reply)
+
+    # First of all: its lock keeps a second daemon away from the state, the ports and the device.
+    control = await serve_control(layout.socket, handle)
     try:
+        house = House.open(layout, mediate)
+        daemon = Daemon(house)
+    except BaseException:
+        await control.close()
+        raise
+    try:
+        commands = Commands(daemon)
         daemon.handle_signals()
         daemon.start()
         await daemon.start_services()

@@ -26,6 +26,7 @@ class PeerStatus:
     state: str
     wanted: bool = False
     role: str = ""
+    mediator: str = ""
     inner: tuple[str, ...] = ()
     path: str = ""
     direct: bool = False

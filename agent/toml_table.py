@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SHOWN = 60  # characters of a wrong value that are repeated in an error
+_SECRET = ("psk", "password")  # keys whose values never are
 
 
 def parse_toml(text: str, source: str) -> Table:
@@ -26,11 +27,16 @@ def parse_toml(text: str, source: str) -> Table:
         raise ConfigError(f"{source}: this is not valid TOML: {error}.") from None
     except RecursionError:
         raise ConfigError(f"{source}: tables or lists are nested too deeply.") from None
+    except ValueError:  # of int(): Python reads no number of more than 4300 digits
+        raise ConfigError(f"{source}: a number in this file is too long.") from None
 
 
 def _shown(value: object) -> str:
-    text = f'"{value}"' if isinstance(value, str) else str(value)
-    text = text.encode("unicode_escape").decode("ascii")
+    try:
+        text = f'"{value}"' if isinstance(value, str) else str(value)
+    except ValueError:  # 0xfff… may have more digits than Python prints
+        text = "a number"
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
@@ -45,15 +51,17 @@ class Table:
 
     def wrong(self, key: str, allowed: str) -> ConfigError:
         """The error for the value of `key`."""
+        if key in _SECRET:
+            return self.missing(key, allowed, what="is wrong")
         place = f"[{self.name}] " if self.name else ""
         return ConfigError(
             f"{self.source}: {place}{key} = {_shown(self._values.get(key))}: {allowed}"
         )
 
-    def missing(self, key: str, why: str) -> ConfigError:
-        """The error for a key that has to be there."""
+    def missing(self, key: str, why: str, what: str = "is missing") -> ConfigError:
+        """The error for a key that has to be there, or for another trouble without its value."""
         place = f"[{self.name}] " if self.name else ""
-        return ConfigError(f"{self.source}: {place}{key} is missing: {why}")
+        return ConfigError(f"{self.source}: {place}{key} {what}: {why}")
 
     def has(self, key: str) -> bool:
         """Whether `key` is given."""
@@ -163,7 +171,8 @@ class Table:
                     if near
                     else "known here are " + ", ".join(dict.fromkeys(self._known)) + "."
                 )
-                raise self.wrong(key, f"this key is unknown; {hint}")
+                # Without its value: the key may be a misspelt `psk`.
+                raise self.missing(_shown(key)[1:-1], hint, what="is an unknown key")
 
     def _path(self, key: str) -> str:
         return f"{self.name}.{key}" if self.name else key

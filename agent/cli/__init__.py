@@ -6,6 +6,7 @@ Exit codes follow sysexits. No traceback reaches a person: an error is one sente
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -46,8 +47,12 @@ EX_SOFTWARE, EX_USAGE, EX_INTERRUPTED, EX_IOERR = 70, 64, 130, 74
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ° shows ?
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be told
+        return code
     except HearthgateError as error:
         print(f"hearthgate: {error.sentence}", file=sys.stderr)
         return error.exit_code
@@ -56,6 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         return EX_INTERRUPTED
     except BrokenPipeError:
         # `hearthgate status | head`: nobody reads any more. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
+    except OSError as error:
+        if os.environ.get("HEARTHGATE_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hearthgate: {where}{error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EX_IOERR
     except Exception as error:
@@ -78,7 +90,7 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(_unknown(name))
     module = importlib.import_module(f"agent.cli.{name.replace('-', '_')}")
-    if name in DAEMONS and (plain := _plain_options(words)) is not None:
+    if name in DAEMONS and (plain := _plain_options(name, words)) is not None:
         # argparse with all that it imports would stay in the daemon's memory: 1.2 MB.
         return int(module.run(SimpleNamespace(root=root, **plain)))
     from agent.cli.parser import parse
@@ -99,7 +111,7 @@ def _split(arguments: list[str]) -> tuple[Path, str, list[str]]:
     return Path(root), rest[0], rest[1:]
 
 
-def _plain_options(words: list[str]) -> dict[str, object] | None:
+def _plain_options(name: str, words: list[str]) -> dict[str, object] | None:
     """The few options of the daemons; None for anything else (--help, mistakes)."""
     plain: dict[str, object] = {"verbose": False, "address": ""}
     left = list(words)
@@ -107,7 +119,7 @@ def _plain_options(words: list[str]) -> dict[str, object] | None:
         word = left.pop(0)
         if word in ("-v", "--verbose"):
             plain["verbose"] = True
-        elif word == "--address" and left:
+        elif word == "--address" and left and name == "mediate":
             plain["address"] = left.pop(0)
         else:
             return None

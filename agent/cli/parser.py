@@ -25,4 +25,5 @@ def parse(name: str, module: ModuleType, root: Path, words: list[str]) -> argpar
     parser = Parser(prog=f"hearthgate {name}", description=module.__doc__)
     parser.add_argument("--root", type=Path, default=root, help=argparse.SUPPRESS)
     module.add_arguments(parser)
-    return parser.parse_args(words)
+    # Intermixed: options may stand between positional words (`get cabin --json boiler`).
+    return parser.parse_intermixed_args(words)

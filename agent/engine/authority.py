@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from agent.wire.proposals import Proposal
 
 KEY_LENGTH = 32
-MEDIATED = "mediated"  # the name of every peer of the server: it keeps none
+# The name of every peer of the server: it keeps none. No peer of ours has a space in its name.
+MEDIATED = "mediated peer"
 
 
 class Authority:

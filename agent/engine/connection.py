@@ -10,6 +10,7 @@ from agent.engine.events import Event, PeerChanged, ResolveWanted, TunnelDown, T
 from agent.engine.registration import Registration
 from agent.engine.registration import State as RegistrationState
 from agent.engine.sentences import connect_failed, peer_closed
+from agent.ike.events import CloseReason
 from agent.mediation.events import ConnectFailed, ConnectStage
 from agent.status import PeerStatus
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
     from agent.datagram import Path
     from agent.engine.entries import PeerEntry
-    from agent.ike.events import ChildSaEstablished, IkeSaClosed, IkeSaEstablished
+    from agent.ike.events import (
+        ChildSaClosed,
+        ChildSaEstablished,
+        ChildSaRekeyed,
+        IkeSaClosed,
+        IkeSaEstablished,
+    )
     from agent.ike.extension import Extension
     from agent.ike.table import Ike
     from agent.wire.payloads import Identification
@@ -42,7 +49,11 @@ class State(StrEnum):
 
 
 class Connection:
-    """Drives one peer. `deadline` is polled by the engine."""
+    """Drives one peer. `deadline` is polled by the engine.
+
+    `_sas` are the established IKE SAs with their Child SAs (SPIs inbound), the newest last: two
+    for a moment when both sides began at once or one of them restarted; ike decides which goes.
+    """
 
     def __init__(
         self,
@@ -55,10 +66,11 @@ class Connection:
         self.entry = entry
         self.state = State.IDLE
         self.wanted = entry.wanted
-        self.ike_id: int | None = None
         self.connect_id: bytes | None = None
         self.deadline: float | None = None
-        self.children: set[bytes] = set()
+        self._sas: dict[int, set[bytes]] = {}
+        self._attempt: int | None = None
+        self._has_tunnel = False
         self._registration = registration
         self._ike = ike
         self._emit = emit
@@ -69,7 +81,21 @@ class Connection:
         self._error = ""
         self._attempt_error = ""
         self._replaced: list[float] = []
-        self._is_initiator = False
+        self._initiated: set[int] = set()
+
+    @property
+    def ike_id(self) -> int | None:
+        """The newest IKE SA, else the attempt under way."""
+        return next(reversed(self._sas), self._attempt)
+
+    @property
+    def children(self) -> list[bytes]:
+        """SPIs of the Child SAs inbound."""
+        return sorted(spi for spis in self._sas.values() for spi in spis)
+
+    def owns(self, ike_id: int) -> bool:
+        """Whether this is an IKE SA of ours."""
+        return ike_id in self._sas or ike_id == self._attempt
 
     def is_called(self, pseudonym: Identification) -> bool:
         """Whether this is the peer behind `pseudonym`."""
@@ -85,6 +111,8 @@ class Connection:
         self.wanted = True
         if self.state in (State.IDLE, State.WAITING):
             self._backoff.reset()
+            if (registration := self._registration()) is not None and not self.entry.host:
+                registration.hurry(now)
             self.begin(now)
 
     def unwant(self, now: float) -> None:
@@ -109,6 +137,7 @@ class Connection:
         if registration is None or self.entry.pseudonym is None:
             self._fail("there is no way to call it: it has neither address nor mediator.", now)
         elif registration.state is not RegistrationState.REGISTERED:
+            self._error = ""  # what is wrong is told by the registration
             self._to(State.WAITING, now, None)  # goes on in on_registered
         else:
             self.connect_id = registration.client.connect(self.entry.pseudonym, now)
@@ -140,7 +169,7 @@ class Connection:
     def on_path_found(self, connect_id: bytes, path: Path, now: float) -> None:
         """The checks found a path on which we are the initiator (again, if the last one failed)."""
         registration = self._registration()
-        if connect_id == self.connect_id and registration is not None and self.ike_id is None:
+        if connect_id == self.connect_id and registration is not None and self._attempt is None:
             self._connect(path, (registration.client.connect_extension(connect_id),), now)
 
     def on_connect_failed(self, event: ConnectFailed, now: float) -> None:
@@ -153,43 +182,50 @@ class Connection:
 
     def on_established(self, event: IkeSaEstablished, now: float) -> None:
         """An IKE SA with this peer is up, whoever began."""
-        if self.ike_id is not None and self.ike_id != event.ike_id and self.state is not State.UP:
-            self._ike.close(self.ike_id, now, silent=True)
+        if event.ike_id == self._attempt:
+            self._attempt = None
+        if event.is_initiator:
+            self._initiated.add(event.ike_id)
+        self._sas[event.ike_id] = set()
         registration = self._registration()
         if self.connect_id is not None and registration is not None and not event.is_initiator:
             registration.client.abandon(self.connect_id)
         self.connect_id = None
-        self.ike_id = event.ike_id
         self._path, self._suite, self._error = event.path, event.suite, ""
-        self._is_initiator = event.is_initiator
-        self._backoff.reset()
         if self.entry.peer.child is None:
             self._to(State.UP, now, None)
 
     def on_child(self, event: ChildSaEstablished, now: float) -> None:
         """Packets can flow."""
-        self.children.add(event.spi_in)
+        if event.ike_id not in self._sas:
+            return
+        self._sas[event.ike_id].add(event.spi_in)
+        self._has_tunnel = True
         self._emit(
             TunnelUp(
                 name=self.entry.name,
                 remote_ts=event.remote_ts,
-                addresses=event.addresses if self._is_initiator else (),
+                addresses=event.addresses if event.ike_id in self._initiated else (),
             )
         )
         self._to(State.UP, now, None)
 
-    def on_child_replaced(self, old: bytes, new: bytes) -> None:
+    def on_child_replaced(self, event: ChildSaRekeyed) -> None:
         """A rekeying exchanged one Child SA for another."""
-        self.children.discard(old)
-        self.children.add(new)
+        if (spis := self._sas.get(event.ike_id)) is not None:
+            spis.discard(event.old_spi_in)
+            spis.add(event.spi_in)
 
-    def on_child_closed(self, spi_in: bytes, now: float) -> None:
+    def on_child_closed(self, event: ChildSaClosed, now: float) -> None:
         """One Child SA is gone; without any the IKE SA is of no use."""
-        self.children.discard(spi_in)
-        if not self.children and self.state is State.UP:
-            self._emit(TunnelDown(name=self.entry.name))
-            if self.ike_id is not None and self.entry.peer.child is not None:
-                self._ike.close(self.ike_id, now)
+        spis = self._sas.get(event.ike_id)
+        if spis is None:
+            return
+        spis.discard(event.spi_in)
+        self._without_tunnel()
+        going = event.reason is CloseReason.IKE_SA_CLOSED
+        if not spis and not going and self.entry.peer.child is not None:
+            self._ike.close(event.ike_id, now)
 
     def on_path_changed(self, path: Path) -> None:
         """The other side moved, or its NAT did."""
@@ -197,20 +233,23 @@ class Connection:
 
     def on_closed(self, event: IkeSaClosed, now: float) -> None:
         """The IKE SA ended."""
-        if event.ike_id != self.ike_id:
+        if not self.owns(event.ike_id):
             return
-        if self.children:
-            self.children.clear()
-            self._emit(TunnelDown(name=self.entry.name))
-        self.ike_id = None
+        self._sas.pop(event.ike_id, None)
+        self._initiated.discard(event.ike_id)
+        if event.ike_id == self._attempt:
+            self._attempt = None
+        self._without_tunnel()
+        if self._sas:
+            return  # another one carries on
         sentence = peer_closed(event.reason, event.detail)
         if not event.established and self.connect_id is not None:
             # The mediation client tries its next path, or says that there is none.
             self._attempt_error = sentence
             self._to(State.CHECKING, now, self.deadline)
         elif self.wanted:
-            if event.established:
-                self._backoff.reset()
+            if self.state is State.UP:
+                self._backoff.on_lost(now - self._since)
             self._fail(sentence, now)
         else:
             self._path = None
@@ -234,6 +273,7 @@ class Connection:
             state=self.state.value,
             wanted=self.wanted,
             role=self.entry.role,
+            mediator="" if self.entry.host else self.entry.mediator,
             inner=tuple(
                 str(ts) for ts in (self.entry.peer.child.remote_ts if self.entry.peer.child else ())
             ),
@@ -252,7 +292,7 @@ class Connection:
 
     def _connect(self, path: Path, extensions: tuple[Extension, ...], now: float) -> None:
         self._path = path
-        self.ike_id = self._ike.connect(self.entry.peer, path, now, extensions=extensions)
+        self._attempt = self._ike.connect(self.entry.peer, path, now, extensions=extensions)
         self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)
 
     def _abandon(self, now: float) -> None:
@@ -260,12 +300,18 @@ class Connection:
         if self.connect_id is not None and registration is not None:
             registration.client.abandon(self.connect_id)
         self.connect_id = None
-        if self.children:
-            self.children.clear()
-            self._emit(TunnelDown(name=self.entry.name))
-        if self.ike_id is not None:
-            ike_id, self.ike_id = self.ike_id, None
+        going = [*self._sas] if self._attempt is None else [*self._sas, self._attempt]
+        self._sas.clear()
+        self._initiated.clear()
+        self._attempt = None
+        self._without_tunnel()
+        for ike_id in going:
             self._ike.close(ike_id, now)
+
+    def _without_tunnel(self) -> None:
+        if self._has_tunnel and not self.children:
+            self._has_tunnel = False
+            self._emit(TunnelDown(name=self.entry.name))
 
     def _fail(self, sentence: str, now: float) -> None:
         self._error = sentence

@@ -181,7 +181,7 @@ class Engine:
             if ike:
                 self._ike.rekey_ike(connection.ike_id, now)
             else:
-                for spi in sorted(connection.children):
+                for spi in connection.children:
                     self._ike.rekey_child(spi, now)
         self._settle(now)
 
@@ -354,10 +354,10 @@ class Engine:
                     self._connections[name].on_child(output, now)
             case ike_events.ChildSaRekeyed():
                 if (connection := self._owner(output.ike_id)) is not None:
-                    connection.on_child_replaced(output.old_spi_in, output.spi_in)
+                    connection.on_child_replaced(output)
             case ike_events.ChildSaClosed():
                 if (connection := self._owner(output.ike_id)) is not None:
-                    connection.on_child_closed(output.spi_in, now)
+                    connection.on_child_closed(output, now)
             case ike_events.PathChanged(ike_id=ike_id, path=path):
                 self._on_path_changed(ike_id, path)
             case ike_events.IkeSaRekeyed():
@@ -451,7 +451,7 @@ class Engine:
         return self._server.factory(sa, message) if self._server is not None else None
 
     def _owner(self, ike_id: int) -> Connection | None:
-        return next((c for c in self._connections.values() if c.ike_id == ike_id), None)
+        return next((c for c in self._connections.values() if c.owns(ike_id)), None)
 
     def _calling(self, connect_id: bytes) -> Connection | None:
         return next((c for c in self._connections.values() if c.connect_id == connect_id), None)

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.engine.backoff import Backoff, Random
-from agent.engine.events import Event, MediatorChanged, ResolveWanted
-from agent.engine.sentences import mediator_closed
+from agent.engine.events import Event, MediatorChanged, Notice, ResolveWanted
+from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.status import MediatorStatus
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ class Registration:
         self._backoff.reset()
         self.start(now)
 
+    def hurry(self, now: float) -> None:
+        """A person waits for it: do not wait for the next attempt's time."""
+        if self.state is State.WAITING:
+            self.start(now)
+
     def stop(self, now: float) -> None:
         """The entry is gone."""
         if self.ike_id is not None:
@@ -92,7 +97,6 @@ class Registration:
 
     def on_registered(self, reflexive: Address | None, now: float) -> None:
         """The server counts us as online."""
-        self._backoff.reset()
         self._error = ""
         self._reflexive = reflexive
         self._to(State.REGISTERED, now, None)
@@ -109,8 +113,10 @@ class Registration:
         self.ike_id = None
         if not event.established and self._candidates:
             self._connect_next(now)
-        else:
-            self._fail(mediator_closed(event.reason, event.detail), now)
+            return
+        if self.state is State.REGISTERED and self._backoff.on_lost(now - self._since):
+            self._emit(Notice(text=f"mediator {self.entry.name}: {FLAPPING}"))
+        self._fail(mediator_closed(event.reason, event.detail), now)
 
     def on_refused(self, sentence: str, now: float) -> None:
         """The server is there but of no use (no mediation server, or it refused)."""

@@ -16,6 +16,10 @@ _MEDIATOR: dict[CloseReason, str] = {
     CloseReason.REPLACED: "another machine registered with the same key; was this board's image "
     "copied? Each machine needs keys of its own.",
 }
+FLAPPING = (
+    "the registration is lost again and again soon after it was made. Another machine may use the "
+    "same keys (was this board's image copied?): each needs keys of its own. Or the network is bad."
+)
 _PEER: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
     CloseReason.AUTHENTICATION_FAILED: "it did not prove the key that is pinned for it, or does "
@@ -25,6 +29,8 @@ _PEER: dict[CloseReason, str] = {
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
     "`local_ts` and `remote_ts`.",
     CloseReason.BY_PEER: "the other side closed the connection.",
+    CloseReason.DELETED: "the connection was closed here; our own address may have changed.",
+    CloseReason.ABORTED: "the attempt was ended here; our own address may have changed.",
     CloseReason.REPLACED: "a newer connection took its place.",
 }
 _CONNECT: dict[ConnectFailure, str] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.bridge.devices import MqttConfig
-from agent.errors import HearthgateError
+from agent.errors import HearthgateError, UnavailableError
 from agent.house import read_config
 from board import storage
 from board.clock import is_plausible
@@ -133,6 +133,8 @@ def _daemon(layout: Layout) -> Iterator[Finding]:
     try:
         for line in ControlClient(layout.socket, timeout=5).request({"command": "status"}):
             status = line.get("result") or status
+            if "error" in line:
+                raise UnavailableError(str(line["error"]))
     except HearthgateError as error:
         yield Finding("daemon", False, error.sentence)
         return

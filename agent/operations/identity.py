@@ -17,6 +17,7 @@ from agent.config import load_config
 from agent.crypto.auth import load_private_key
 from agent.errors import InputError
 from agent.layout import Layout
+from agent.operations.setup import daemon_runs
 from agent.peers import Peers
 from board import storage
 
@@ -68,6 +69,11 @@ def import_identity(layout: Layout, source: Path, password: str, *, replace: boo
         raise InputError(f"{source} is damaged.") from None
     targets = _files(layout)
     _check(files, source)
+    if daemon_runs(layout.root):
+        raise InputError(
+            "A daemon runs here and would write its own pairings over the new ones; stop it first "
+            "(systemctl stop hearthgate, or /etc/init.d/hearthgate stop)."
+        )
     if not replace and any(targets[k].exists() for k in ("identity", "mediation")):
         raise InputError(
             f"This board has keys of its own in {layout.keys}; --replace gives them up for good."
@@ -120,7 +126,7 @@ def _check(files: dict[str, bytes], source: Path) -> None:
             load_config(files["config"].decode(), str(source))
         if "peers" in files:
             Peers.from_json(json.loads(files["peers"])["content"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source} is damaged: {error}.") from None
 
 

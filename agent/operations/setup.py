@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.config import load_config, split_host
+from agent.config import NAME, NAME_RULE, load_config, split_host
 from agent.crypto.auth import parse_key_text
 from agent.errors import InputError, RefusedError, UnavailableError
+from agent.house import read_config
 from agent.layout import Layout
 from board import storage
 from board.detect import detect_board
@@ -54,21 +55,21 @@ def prepare(layout: Layout, mediator: str, name: str) -> Prepared:
     ports = tuple(serial_ports(layout.root))
     board = detect_board(layout.root)
     storage.make_folder(layout.config.parent, 0o755)
-    known = storage.read_file(layout.config)
-    if known is not None:
-        config = load_config(known.decode("utf-8", "replace"), str(layout.config))
+    is_new = not layout.config.exists()
+    if not is_new:
+        config = read_config(layout)
         if not any(m.key == parse_key_text(key) for m in config.mediators):
             raise InputError(
                 f"{layout.config} exists already and names no mediation server with this key. "
                 f'Add these lines to it:\n\n[mediator.main]\naddress = "{address}"\nkey = "{key}"'
             )
     else:
-        text = first_config(name or socket.gethostname().partition(".")[0], address, key, ports)
+        if name and not NAME.fullmatch(name):
+            raise InputError(f"{name[:80]!r} cannot be the name of this machine: {NAME_RULE}")
+        text = first_config(name, address, key, ports)
         load_config(text, str(layout.config))
         storage.write_file(layout.config, text.encode(), mode=0o644)
-    return Prepared(
-        board=board.model, ports=ports, config=layout.config, config_written=known is None
-    )
+    return Prepared(board=board.model, ports=ports, config=layout.config, config_written=is_new)
 
 
 def first_config(name: str, address: str, key: str, ports: tuple[SerialPort, ...]) -> str:
@@ -77,7 +78,7 @@ def first_config(name: str, address: str, key: str, ports: tuple[SerialPort, ...
 # hearthgate: what this machine is and offers. `hearthgate check-config` tells mistakes,
 # a restart of the service makes changes count.
 
-name = "{name}"
+{f'name = "{name}"' if name else '# name = "cabin"    # else the host name'}
 
 [mediator.main]
 address = "{address}"
@@ -88,7 +89,7 @@ key = "{key}"
 # {port.description}
 [device.serial{number}]
 type = "serial"          # raw octets over TCP, for technicians
-port = "{port.name}"
+port = {json.dumps(port.name)}
 baud = 9600
 listen = {7000 + number}
 """
