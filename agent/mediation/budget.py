@@ -35,7 +35,7 @@ class Bucket:
     def take(self, now: float) -> bool:
         """Whether one more is allowed; if so it is taken."""
         self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._rate)
-        self._at = now
+        self._at = max(self._at, now)
         if self._level < 1:
             return False
         self._level -= 1
