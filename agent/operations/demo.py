@@ -155,7 +155,9 @@ class Demo:
             sys.executable, "-P", "-m", "agent.operations.controller",
             "--link", str(link), "--dump", str(dump),
         ]  # fmt: skip
-        child = self.net.gateway.popen(command, stdout=subprocess.PIPE)
+        # With --keep it outlives this process: nothing of it may hold our output open.
+        with (self.lab.folder / "boiler.log").open("ab") as log:
+            child = self.net.gateway.popen(command, stdout=subprocess.PIPE, stderr=log)
         line = _line(child, "the controller")
         self._controller = child
         return f"Modbus RTU at {json.loads(line)['port']}"
