@@ -39,6 +39,8 @@ def row(point: dict[str, Any]) -> tuple[str, ...]:
         return (str(point["name"]), "–", str(point["error"]))
     value = point.get("value")
     shown = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        shown = "on" if value else "off"
     limits = ""
     if point.get("writable") and point.get("min") is not None:
         limits = f"{point['min']:g} to {point['max']:g}"

@@ -70,7 +70,8 @@ def _peer(p: dict[str, Any]) -> tuple[str, ...]:
         about = f"{p['path']}, {rtt}{duration(p['since'])}, {p['suite']}"
     elif p["error"]:
         about = p["error"]
-    return ("peer", p["name"], p["state"], p["role"], about)
+    role = "" if p["role"] == "none" else p["role"]  # it is a gateway of ours: nothing granted
+    return ("peer", p["name"], p["state"], role, about)
 
 
 def _device(d: dict[str, Any]) -> tuple[str, ...]:
