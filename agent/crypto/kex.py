@@ -19,8 +19,6 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
 from agent.wire.codes import KeyExchangeId
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
         DHPublicNumbers,
     )
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurve
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
     Random = Callable[[int], bytes]
 
@@ -80,6 +79,27 @@ class KeyExchange(Protocol):
         """The shared secret as SKEYSEED wants it. Raises InvalidKeyExchange, for any octets."""
 
 
+@cache
+def _x25519() -> tuple[Callable[[bytes], X25519PrivateKey], Callable[[bytes], X25519PublicKey]]:
+    """What makes a private and a public key of raw octets.
+
+    The public constructors import the whole OpenSSL backend only to ask it whether it knows
+    X25519: RSA, random and the old ciphers, 2.3 MB of resident memory. What they then call is
+    called here directly, where it is there.
+    """
+    try:
+        from cryptography.hazmat.bindings._rust import openssl
+
+        return openssl.x25519.from_private_bytes, openssl.x25519.from_public_bytes
+    except (ImportError, AttributeError):  # another version's inside
+        from cryptography.hazmat.primitives.asymmetric import x25519
+
+        return (
+            x25519.X25519PrivateKey.from_private_bytes,
+            x25519.X25519PublicKey.from_public_bytes,
+        )
+
+
 class X25519KeyExchange:
     """RFC 8031 §2: 32 octets each way; an all-zero result is refused (RFC 7748 §6.1)."""
 
@@ -87,7 +107,7 @@ class X25519KeyExchange:
 
     def __init__(self, group: int, random: Random) -> None:
         self.group = group
-        self._private = X25519PrivateKey.from_private_bytes(random(32))
+        self._private = _x25519()[0](random(32))
         public = self._private.public_key()
         if hasattr(public, "public_bytes_raw"):
             self.public = public.public_bytes_raw()
@@ -99,7 +119,7 @@ class X25519KeyExchange:
     def shared(self, peer_public: bytes) -> bytes:
         """See KeyExchange."""
         try:
-            return self._private.exchange(X25519PublicKey.from_public_bytes(peer_public))
+            return self._private.exchange(_x25519()[1](peer_public))
         except ValueError:  # wrong length, or a point of low order
             raise InvalidKeyExchange("X25519: not a usable public value") from None
 

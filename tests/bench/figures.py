@@ -73,7 +73,7 @@ def main() -> int:
         try:
             results.update(measurement())
         except Exception as error:  # one that fails must not take the others with it
-            failed[name] = f"{type(error).__name__}: {error}"[:500]
+            failed[name] = f"{type(error).__name__}: {error}"[-500:]
         if not options.json:
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     if failed:
