@@ -64,7 +64,8 @@ class Table:
         return ConfigError(f"{self.source}: {place}{key} {what}: {why}")
 
     def has(self, key: str) -> bool:
-        """Whether `key` is given."""
+        """Whether `key` is given; it counts as known."""
+        self._known.append(key)
         return key in self._values
 
     def _take(self, key: str) -> Any:  # noqa: ANN401  # TOML values are of any type
