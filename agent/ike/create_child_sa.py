@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING
 from agent.ike import rekey_ike
 from agent.ike.child import (
     MAX_CHILDREN,
-    NONCE_LENGTH,
     ChildSa,
-    Grant,
-    Offer,
     announce,
     arm,
     child_by_spi_out,
-    complete,
-    first_group,
-    groups_of,
-    make_offer,
-    numbered,
     owns,
     remove_child,
     replaced,
@@ -32,6 +24,16 @@ from agent.ike.errors import ChildSaNotFound, NoAdditionalSas, TemporaryFailure,
 from agent.ike.events import ChildSaClosed, CloseReason
 from agent.ike.exchange import Task, Topic
 from agent.ike.informational import DeleteChild, end_if_fatal
+from agent.ike.negotiation import (
+    NONCE_LENGTH,
+    Grant,
+    Offer,
+    complete,
+    first_group,
+    groups_of,
+    make_offer,
+    numbered,
+)
 from agent.ike.rules import error_of, nonce_of
 from agent.ike.states import LINGER_SECONDS, IkeState
 from agent.wire.codes import ExchangeType, NotifyType, ProtocolId

@@ -9,7 +9,7 @@ from agent.ike.events import CloseReason
 if TYPE_CHECKING:
     from agent.crypto.kex import KeyExchange
     from agent.crypto.keymat import IkeKeys
-    from agent.ike.child import Offer
+    from agent.ike.negotiation import Offer
 
 
 class Handshake:

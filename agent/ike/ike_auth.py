@@ -19,11 +19,12 @@ from agent.crypto.auth import (
     verify_psk_auth,
     verify_signature_auth,
 )
-from agent.ike.child import ChildSa, Grant, announce, complete, make_offer
+from agent.ike.child import ChildSa, announce
 from agent.ike.errors import AuthenticationFailed, NoAdditionalSas, ProtocolError, reason_for
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
 from agent.ike.informational import Refusal
+from agent.ike.negotiation import Grant, complete, make_offer
 from agent.ike.pad import KeyAuth, PskAuth
 from agent.ike.rules import error_of
 from agent.wire.codes import AuthMethod, ExchangeType, NotifyType
@@ -120,7 +121,7 @@ class IkeAuth(Task):
         if peer.remote_id is not None:
             payloads.append(IdrPayload(peer.remote_id))
         payloads.append(_proof(sa, peer, idi))
-        if sa.table.is_first_contact(sa):
+        if sa.table.identities.is_first_contact(sa):
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
         if peer.child is not None:
             hs.offer = make_offer(sa, peer.child, with_ke=False)

@@ -14,16 +14,6 @@ from agent.crypto.auth import SigningKey
 from agent.crypto.keymat import derive_ike_keys, skeyseed
 from agent.datagram import Path, Transmit
 from agent.ike import ike_auth
-from agent.ike.child import (
-    NONCE_LENGTH,
-    confirmed,
-    exchange_keys,
-    first_group,
-    groups_of,
-    numbered,
-    select,
-    shared_with,
-)
 from agent.ike.errors import (
     Ignored,
     InvalidKePayload,
@@ -34,6 +24,16 @@ from agent.ike.errors import (
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
 from agent.ike.handshake import Handshake
+from agent.ike.negotiation import (
+    NONCE_LENGTH,
+    confirmed,
+    exchange_keys,
+    first_group,
+    groups_of,
+    numbered,
+    select,
+    shared_with,
+)
 from agent.ike.rules import check, error_of, nonce_of
 from agent.ike.states import IkeState, Step, When
 from agent.ike.suite import Protection

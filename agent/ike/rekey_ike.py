@@ -10,21 +10,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agent.ike.child import (
+from agent.ike.child import retry_at
+from agent.ike.errors import InvalidSyntax, TemporaryFailure
+from agent.ike.events import CloseReason
+from agent.ike.exchange import Task, Topic
+from agent.ike.informational import DeleteIke, end_if_fatal
+from agent.ike.negotiation import (
     NONCE_LENGTH,
     confirmed,
     exchange_keys,
     first_group,
     groups_of,
     numbered,
-    retry_at,
     select,
     shared_with,
 )
-from agent.ike.errors import InvalidSyntax, TemporaryFailure
-from agent.ike.events import CloseReason
-from agent.ike.exchange import Task, Topic
-from agent.ike.informational import DeleteIke, end_if_fatal
 from agent.ike.rules import error_of, nonce_of
 from agent.ike.states import LINGER_SECONDS, IkeState, When
 from agent.ike.succession import RekeyCollision, adopt, adopt_spare, successor

@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.datagram import Path, Transmit
-from agent.ike import create_child_sa, ike_auth, ike_sa_init, informational, succession
-from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError, UnsupportedCritical
+from agent.ike import create_child_sa, ike_sa_init, informational
 from agent.ike.events import ChildSaClosed, CloseReason, IkeSaClosed, PathChanged, RemoveChildSa
 from agent.ike.exchange import (
     LAST_MESSAGE_ID,
@@ -22,13 +21,9 @@ from agent.ike.exchange import (
     Outgoing,
     Task,
     first_interval,
-    smoothed,
 )
-from agent.ike.rules import check
 from agent.ike.states import (
-    ACCEPTS,
     LINGER_SECONDS,
-    MINE,
     PROBE_SECONDS,
     IkeState,
     Step,
@@ -37,14 +32,13 @@ from agent.ike.states import (
 )
 from agent.timers import Timers
 from agent.wire.codes import ExchangeType
-from agent.wire.errors import UnsupportedCriticalPayload, WireError
-from agent.wire.message import Header, Message, decode_message, decode_payloads, encode_message
-from agent.wire.payloads import Encrypted, NotifyPayload
+from agent.wire.message import Header, encode_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.ike.child import ChildSa
+    from agent.ike.errors import ProtocolError
     from agent.ike.extension import Extension
     from agent.ike.handshake import Handshake
     from agent.ike.pad import Peer
@@ -216,139 +210,7 @@ class IkeSa:
             self.timers.stop(When.RETRANSMIT)
             task.on_lost(self, now)
 
-    # -- datagrams -------------------------------------------------------------------------------
-
-    def receive(self, path: Path, header: Header, data: bytes, now: float) -> None:
-        """A message with our SPI. Raises Ignored or WireError if it is not accepted."""
-        if header.is_initiator == self.is_initiator:
-            raise Ignored("reflected")
-        theirs = header.initiator_spi if header.is_initiator else header.responder_spi
-        if self.state is IkeState.INIT_SENT:
-            if not header.is_response or header.exchange != ExchangeType.IKE_SA_INIT:
-                raise Ignored("state")
-            ike_sa_init.on_response(self, path, header, data, now)
-            return
-        if theirs != self.remote_spi:
-            raise Ignored("unknown_spi")
-        if header.is_response:
-            self._receive_response(path, header, data, now)
-        else:
-            self._receive_request(path, header, data, now)
-
-    def _receive_response(self, path: Path, header: Header, data: bytes, now: float) -> None:
-        task = self.outgoing.task
-        if task is None or header.message_id != self.outgoing.next_id:
-            raise Ignored("unsolicited")
-        if header.exchange != task.exchange:
-            raise Ignored("wrong_exchange")
-        inner = self._open(data)
-        rtt = self.outgoing.finish(now)
-        if rtt is not None:
-            self.rtt = smoothed(self.rtt, rtt)
-        self.timers.stop(When.RETRANSMIT)
-        self.heard(path, now)
-        try:
-            message = self._parse(header, inner)
-            check(message)
-            task.on_response(self, message, now)
-        except ProtocolError as error:
-            self._response_failed(task, error, now)
-        if self.state is not IkeState.CLOSED:
-            self.send_next(now)
-
-    def _response_failed(self, task: Task, error: ProtocolError, now: float) -> None:
-        """A proven response that makes no sense: the two sides do not agree (RFC 7296 §2.21.3)."""
-        task.on_lost(self, now)
-        if self.state is IkeState.AUTH_SENT:
-            ike_auth.give_up(self, error, now)
-        elif self.state in (IkeState.ESTABLISHED, IkeState.SPARE):
-            self.delete(CloseReason.PROTOCOL_ERROR, str(error), now)
-        elif self.state is not IkeState.CLOSED:
-            self.close(CloseReason.PROTOCOL_ERROR, str(error), now)
-
-    def _receive_request(self, path: Path, header: Header, data: bytes, now: float) -> None:
-        if self.incoming.repeats(header.message_id, data):
-            self.transmit(path, self.incoming.response)
-            return
-        if header.message_id != self.incoming.next_id:
-            raise Ignored("message_id")
-        exchange = header.exchange
-        standard = exchange in (
-            ExchangeType.IKE_AUTH,
-            ExchangeType.CREATE_CHILD_SA,
-            ExchangeType.INFORMATIONAL,
-        )
-        if (exchange if standard else MINE) not in ACCEPTS[self.state]:
-            raise Ignored("state")
-        inner = self._open(data)
-        self.heard(path, now)
-        for child in (self.children or {}).values():
-            child.settles_at = None
-        then: Callable[[], None] | None = None
-        fatal: ProtocolError | None = None
-        try:
-            message = self._parse(header, inner)
-            check(message)
-            payloads, then = self._handle(message, now)
-        except ProtocolError as error:
-            payloads = [answer_to(error)]
-            if exchange == ExchangeType.IKE_AUTH or error.fatal:
-                fatal = error
-        self._respond(path, header, data, payloads)
-        if fatal is not None:
-            self._request_failed(fatal, now)
-        if then is not None:
-            then()
-
-    def _handle(self, message: Message, now: float) -> Reply:
-        if self.state is IkeState.SPARE and not informational.deletes_ike(message):
-            # The peer uses it, so for the peer the collision of two rekeyings is decided.
-            rival = self.table.sa(self.ike_id)
-            if rival is not None and rival.collision is not None:
-                succession.adopt_spare(rival, now)
-        match message.header.exchange:
-            case ExchangeType.IKE_AUTH:
-                return ike_auth.on_request(self, message, now)
-            case ExchangeType.CREATE_CHILD_SA:
-                return create_child_sa.on_request(self, message, now)
-            case ExchangeType.INFORMATIONAL:
-                return informational.on_request(self, message, now)
-        for extension in self.extensions:
-            if extension.claims_exchange(message.header.exchange):
-                return extension.handle_exchange(self, message, now), None
-        raise InvalidSyntax("unknown exchange type")
-
-    def _respond(
-        self, path: Path, header: Header, request: bytes, payloads: Sequence[Payload]
-    ) -> None:
-        answer = self.header(header.exchange, header.message_id, is_response=True)
-        assert self.protection is not None
-        data = self.protection.seal(answer, payloads, self.table.random)
-        self.incoming.answered(request, data)
-        self.transmit(path, data)
-
-    def _request_failed(self, error: ProtocolError, now: float) -> None:
-        """After the answer to a request that ends the SA: no Delete follows (§2.21.3)."""
-        if self.state is IkeState.HALF_OPEN:
-            self.refuse(error, now)
-        elif self.state is not IkeState.CLOSED:
-            self.close(CloseReason.PROTOCOL_ERROR, str(error), now)
-
-    def _open(self, data: bytes) -> tuple[int, bytes]:
-        """Type of the first inner payload and the inner octets, proven."""
-        encrypted = decode_message(data).first(Encrypted)
-        if encrypted is None or self.protection is None:
-            raise Ignored("not_encrypted")
-        return encrypted.first_inner, self.protection.open(encrypted)
-
-    def _parse(self, header: Header, inner: tuple[int, bytes]) -> Message:
-        try:
-            return Message(header, decode_payloads(*inner))
-        except UnsupportedCriticalPayload as error:
-            data = bytes((error.payload_type,))
-            raise UnsupportedCritical("critical payload", data=data) from None
-        except WireError as error:
-            raise InvalidSyntax(error.reason) from None
+    # -- paths -----------------------------------------------------------------------------------
 
     def heard(self, path: Path, now: float) -> None:
         """Something fresh and proven came along `path` (RFC 7296 §2.23, last paragraphs).
@@ -529,8 +391,3 @@ class IkeSa:
             self.table.touch(current)
         else:
             task.on_lost(self, now)
-
-
-def answer_to(error: ProtocolError) -> NotifyPayload:
-    """The notify that says `error`."""
-    return NotifyPayload(type=error.notify, data=error.data, protocol=error.protocol, spi=error.spi)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from agent.crypto.kex import KeyExchange, generate_key_exchange
 from agent.datagram import Dropped, Transmit
-from agent.ike import create_child_sa, ike_sa_init, informational, rekey_ike, succession
+from agent.ike import create_child_sa, ike_sa_init, inbound, informational, rekey_ike, succession
 from agent.ike.cookies import Cookies
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
 from agent.ike.half_open import HalfOpen
+from agent.ike.identities import Identities
 from agent.ike.liveness import Liveness
 from agent.ike.natd import NatDetection
 from agent.ike.sa import IkeSa
@@ -49,9 +50,6 @@ NO_SPI: Final = bytes(8)
 _LOWEST_CHILD_SPI: Final = 256
 # Answers to what belongs to no SA, all together (RFC 7296 §2.5, §2.21.4).
 _STRAY_ANSWERS_SECONDS: Final = 1.0
-# Two IKE SAs between the same two, started by each of them within this time, are one collision and
-# not a restart: both sides must keep the same one (mediation.md §6).
-_COLLISION_SECONDS: Final = 10.0
 
 
 class Ike:
@@ -82,7 +80,7 @@ class Ike:
         self._next_id = 1
         self._current: dict[int, IkeSa] = {}
         self._by_spi: dict[bytes, IkeSa] = {}
-        self._by_identity: dict[tuple[object, object], int] = {}
+        self.identities = Identities()
         self._children: dict[bytes, IkeSa] = {}
         self._schedule: Schedule[IkeSa] = Schedule()
         self._outputs: deque[Output] = deque()
@@ -249,7 +247,7 @@ class Ike:
             if self._is_hint(sa, header, data):
                 sa.hint(now)
                 raise Ignored("not_encrypted")
-            sa.receive(path, header, data, now)
+            inbound.receive(sa, path, header, data, now)
         finally:
             self.touch(sa)
 
@@ -389,46 +387,9 @@ class Ike:
                 remote_behind_nat=sa.remote_behind_nat,
             )
         )
-        self._make_unique(sa, now, initial_contact=initial_contact)
+        self.identities.on_established(sa, now, initial_contact=initial_contact)
         for extension in sa.extensions:
             extension.on_established(sa, now)
-
-    def _make_unique(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
-        """One IKE SA between two identities, if the peer's line says so (RFC 7296 §2.4)."""
-        assert sa.peer is not None
-        if not sa.peer.unique:
-            return
-        key = self._identity_key(sa)
-        older = self._current.get(self._by_identity.get(key, 0))
-        if older is not None and older is not sa:
-            if self._yields(sa, older, now):
-                sa.delete(CloseReason.REPLACED, "two at once", now)
-                return
-            if initial_contact and older.is_initiator == sa.is_initiator:
-                older.close(CloseReason.REPLACED, "", now)
-            else:
-                older.delete(CloseReason.REPLACED, "", now)
-            self.touch(older)
-        self._by_identity[key] = sa.ike_id
-
-    def _yields(self, newer: IkeSa, older: IkeSa, now: float) -> bool:
-        """Both sides started one at the same time: the one with the lower SPIi stays."""
-        crossed = newer.started_by_us != older.started_by_us
-        if not crossed or now - older.established_at > _COLLISION_SECONDS:
-            return False
-        return older.spis < newer.spis
-
-    def _identity_key(self, sa: IkeSa) -> tuple[object, object]:
-        assert sa.peer is not None
-        remote = sa.remote_id or sa.peer.remote_id
-        return (sa.peer.local_id.key, remote.key if remote else None)
-
-    def is_first_contact(self, sa: IkeSa) -> bool:
-        """Whether no other IKE SA exists with whom `sa` is meant to reach: INITIAL_CONTACT."""
-        assert sa.peer is not None
-        if not sa.peer.unique or sa.peer.remote_id is None:
-            return False
-        return self._identity_key(sa) not in self._by_identity
 
     def replace(self, old: IkeSa, new: IkeSa) -> None:
         """`new` is what the ike_id stands for from now on."""
@@ -443,9 +404,7 @@ class Ike:
         del self._current[sa.ike_id]
         if sa.state is IkeState.ESTABLISHED:
             self._established -= 1
-            key = self._identity_key(sa)
-            if self._by_identity.get(key) == sa.ike_id:
-                del self._by_identity[key]
+            self.identities.on_gone(sa)
 
     def forget(self, sa: IkeSa) -> None:
         """Drop every reference to `sa`."""

@@ -1,0 +1,176 @@
+"""What happens to each message of a known IKE SA: windows, keys, rules, then its exchange.
+
+RFC 7296 §2.1 to §2.3, §2.21. The order is the point: message ID before decryption, integrity before
+anything is believed, the table of payloads before an exchange looks. Raises `Ignored` or
+`WireError` for what is dropped unanswered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.ike import create_child_sa, ike_auth, ike_sa_init, informational, succession
+from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError, UnsupportedCritical
+from agent.ike.events import CloseReason
+from agent.ike.exchange import smoothed
+from agent.ike.rules import check
+from agent.ike.states import ACCEPTS, MINE, IkeState, When
+from agent.wire.codes import ExchangeType
+from agent.wire.errors import UnsupportedCriticalPayload, WireError
+from agent.wire.message import Message, decode_message, decode_payloads
+from agent.wire.payloads import Encrypted, NotifyPayload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.datagram import Path
+    from agent.ike.exchange import Task
+    from agent.ike.sa import IkeSa, Reply
+    from agent.wire.message import Header
+    from agent.wire.payloads import Payload
+
+
+def receive(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
+    """A message with our SPI. Raises Ignored or WireError if it is not accepted."""
+    if header.is_initiator == sa.is_initiator:
+        raise Ignored("reflected")
+    theirs = header.initiator_spi if header.is_initiator else header.responder_spi
+    if sa.state is IkeState.INIT_SENT:
+        if not header.is_response or header.exchange != ExchangeType.IKE_SA_INIT:
+            raise Ignored("state")
+        ike_sa_init.on_response(sa, path, header, data, now)
+        return
+    if theirs != sa.remote_spi:
+        raise Ignored("unknown_spi")
+    if header.is_response:
+        _receive_response(sa, path, header, data, now)
+    else:
+        _receive_request(sa, path, header, data, now)
+
+
+def _receive_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
+    task = sa.outgoing.task
+    if task is None or header.message_id != sa.outgoing.next_id:
+        raise Ignored("unsolicited")
+    if header.exchange != task.exchange:
+        raise Ignored("wrong_exchange")
+    inner = _open(sa, data)
+    rtt = sa.outgoing.finish(now)
+    if rtt is not None:
+        sa.rtt = smoothed(sa.rtt, rtt)
+    sa.timers.stop(When.RETRANSMIT)
+    sa.heard(path, now)
+    try:
+        message = _parse(header, inner)
+        check(message)
+        task.on_response(sa, message, now)
+    except ProtocolError as error:
+        _response_failed(sa, task, error, now)
+    if sa.state is not IkeState.CLOSED:
+        sa.send_next(now)
+
+
+def _response_failed(sa: IkeSa, task: Task, error: ProtocolError, now: float) -> None:
+    """A proven response that makes no sense: the two sides do not agree (RFC 7296 §2.21.3)."""
+    task.on_lost(sa, now)
+    if sa.state is IkeState.AUTH_SENT:
+        ike_auth.give_up(sa, error, now)
+    elif sa.state in (IkeState.ESTABLISHED, IkeState.SPARE):
+        sa.delete(CloseReason.PROTOCOL_ERROR, str(error), now)
+    elif sa.state is not IkeState.CLOSED:
+        sa.close(CloseReason.PROTOCOL_ERROR, str(error), now)
+
+
+def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
+    if sa.incoming.repeats(header.message_id, data):
+        sa.transmit(path, sa.incoming.response)
+        return
+    if header.message_id != sa.incoming.next_id:
+        raise Ignored("message_id")
+    exchange = header.exchange
+    standard = exchange in (
+        ExchangeType.IKE_AUTH,
+        ExchangeType.CREATE_CHILD_SA,
+        ExchangeType.INFORMATIONAL,
+    )
+    if (exchange if standard else MINE) not in ACCEPTS[sa.state]:
+        raise Ignored("state")
+    inner = _open(sa, data)
+    sa.heard(path, now)
+    for child in (sa.children or {}).values():
+        child.settles_at = None
+    then: Callable[[], None] | None = None
+    fatal: ProtocolError | None = None
+    try:
+        message = _parse(header, inner)
+        check(message)
+        payloads, then = _handle(sa, message, now)
+    except ProtocolError as error:
+        payloads = [answer_to(error)]
+        if exchange == ExchangeType.IKE_AUTH or error.fatal:
+            fatal = error
+    _respond(sa, path, header, data, payloads)
+    if fatal is not None:
+        _request_failed(sa, fatal, now)
+    if then is not None:
+        then()
+
+
+def _handle(sa: IkeSa, message: Message, now: float) -> Reply:
+    if sa.state is IkeState.SPARE and not informational.deletes_ike(message):
+        # The peer uses it, so for the peer the collision of two rekeyings is decided.
+        rival = sa.table.sa(sa.ike_id)
+        if rival is not None and rival.collision is not None:
+            succession.adopt_spare(rival, now)
+    match message.header.exchange:
+        case ExchangeType.IKE_AUTH:
+            return ike_auth.on_request(sa, message, now)
+        case ExchangeType.CREATE_CHILD_SA:
+            return create_child_sa.on_request(sa, message, now)
+        case ExchangeType.INFORMATIONAL:
+            return informational.on_request(sa, message, now)
+    for extension in sa.extensions:
+        if extension.claims_exchange(message.header.exchange):
+            return extension.handle_exchange(sa, message, now), None
+    raise InvalidSyntax("unknown exchange type")
+
+
+def _respond(
+    sa: IkeSa, path: Path, header: Header, request: bytes, payloads: Sequence[Payload]
+) -> None:
+    answer = sa.header(header.exchange, header.message_id, is_response=True)
+    assert sa.protection is not None
+    data = sa.protection.seal(answer, payloads, sa.table.random)
+    sa.incoming.answered(request, data)
+    sa.transmit(path, data)
+
+
+def _request_failed(sa: IkeSa, error: ProtocolError, now: float) -> None:
+    """After the answer to a request that ends the SA: no Delete follows (§2.21.3)."""
+    if sa.state is IkeState.HALF_OPEN:
+        sa.refuse(error, now)
+    elif sa.state is not IkeState.CLOSED:
+        sa.close(CloseReason.PROTOCOL_ERROR, str(error), now)
+
+
+def _open(sa: IkeSa, data: bytes) -> tuple[int, bytes]:
+    """Type of the first inner payload and the inner octets, proven."""
+    encrypted = decode_message(data).first(Encrypted)
+    if encrypted is None or sa.protection is None:
+        raise Ignored("not_encrypted")
+    return encrypted.first_inner, sa.protection.open(encrypted)
+
+
+def _parse(header: Header, inner: tuple[int, bytes]) -> Message:
+    try:
+        return Message(header, decode_payloads(*inner))
+    except UnsupportedCriticalPayload as error:
+        data = bytes((error.payload_type,))
+        raise UnsupportedCritical("critical payload", data=data) from None
+    except WireError as error:
+        raise InvalidSyntax(error.reason) from None
+
+
+def answer_to(error: ProtocolError) -> NotifyPayload:
+    """The notify that says `error`."""
+    return NotifyPayload(type=error.notify, data=error.data, protocol=error.protocol, spi=error.spi)
