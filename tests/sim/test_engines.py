@@ -1,0 +1,163 @@
+"""Whole engines on the simulated network: from `connect` to an inner echo and back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from agent.crypto.keys import inner_address
+from agent.datagram import Address, Path, Received, Transmit
+from agent.engine.engine import Engine
+from agent.engine.entries import MediatorEntry, PeerEntry, ServerEntry
+from agent.engine.events import MediatorChanged, Packets, ResolveWanted, TunnelUp
+from agent.ike.pad import ChildPolicy, KeyAuth, Peer
+from agent.ipsec import Grants
+from agent.wire.codes import ProtocolId
+from agent.wire.payloads import Identification
+from agent.wire.proposals import parse_proposals
+from agent.wire.selectors import TrafficSelector
+from tests.support.network import Network
+from tests.support.pair import ike_proposals, key_of, seeded
+
+T = TypeVar("T")
+PORT = 4500
+SERVER = Address.parse("203.0.113.10", PORT)
+CIPHERS = parse_proposals(("aes128gcm16-esn",), ProtocolId.ESP)
+
+
+class Box:
+    """An engine as node of the network."""
+
+    def __init__(self, name: str, *hosts: str) -> None:
+        self.name = name
+        self.identity = key_of("identity " + name)
+        self.mediation = key_of("mediation " + name)
+        self.inner = inner_address(self.identity.public)
+        self.events: list[object] = []
+        self.delivered: list[bytes] = []
+        self.engine = Engine(
+            random=seeded(name), proposals=ike_proposals(), enrol=lambda key, data: b""
+        )
+        if hosts:
+            addresses = [Address.parse(h, PORT) for h in hosts]
+            self.engine.set_local_addresses(addresses, 1000.0)
+
+    def of(self, kind: type[T]) -> list[T]:
+        """The events of a class."""
+        return [e for e in self.events if isinstance(e, kind)]
+
+    def know(self, other: Box, now: float) -> None:
+        """`other` is a peer with all rights, called through the mediator."""
+        child = ChildPolicy(
+            name="net",
+            local_ts=(TrafficSelector(0, 0, 65535, self.inner, self.inner),),
+            remote_ts=(TrafficSelector(0, 0, 65535, other.inner, other.inner),),
+            proposals=CIPHERS,
+        )
+        peer = Peer(
+            name=other.name,
+            local_id=Identification.key_id(self.identity.public),
+            remote_id=Identification.key_id(other.identity.public),
+            local_auth=self.identity,
+            remote_auth=KeyAuth(public=other.identity.public),
+            proposals=ike_proposals(),
+            child=child,
+        )
+        entry = PeerEntry(
+            name=other.name,
+            peer=peer,
+            grants=Grants(),
+            mediator="med",
+            pseudonym=Identification.key_id(other.mediation.public),
+        )
+        self.engine.set_peers([entry], now)
+
+    def register(self, server: Box, now: float) -> None:
+        """Keep a registration at `server`."""
+        peer = Peer(
+            name="med",
+            local_id=Identification.key_id(self.mediation.public),
+            remote_id=Identification.key_id(server.mediation.public),
+            local_auth=self.mediation,
+            remote_auth=KeyAuth(public=server.mediation.public),
+            proposals=ike_proposals(),
+        )
+        entry = MediatorEntry(name="med", host="med.example.org", port=PORT, peer=peer)
+        self.engine.set_mediators([entry], now)
+
+    def receive(self, path: Path, data: bytes, now: float) -> None:
+        """See Node."""
+        self.engine.receive_datagrams([Received(path, data)], now)
+
+    def next_timeout(self) -> float | None:
+        """See Node."""
+        return self.engine.next_timeout()
+
+    def handle_timer(self, now: float) -> None:
+        """See Node."""
+        self.engine.handle_timer(now)
+
+    def drain(self, now: float) -> list[Transmit]:
+        """See Node."""
+        sent = []
+        while (output := self.engine.poll_output()) is not None:
+            match output:
+                case Transmit():
+                    sent.append(output)
+                case ResolveWanted(key=key):
+                    self.engine.resolved(key, [Path(Address(bytes(4), PORT), SERVER)], now)
+                case Packets(writes=writes):
+                    self.delivered += [b"".join(w) for w in writes]
+                case _:
+                    self.events.append(output)
+        return sent
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    total = int.from_bytes(data + b"\0" * (len(data) % 2), "big") % 65535
+    return 65535 - total
+
+
+def echo(source: bytes, destination: bytes, kind: int) -> bytes:
+    """An ICMPv6 echo request (128) or reply (129)."""
+    body = bytes((kind, 0, 0, 0)) + b"\x00\x01\x00\x01" + b"hearthgate"
+    pseudo = source + destination + len(body).to_bytes(4, "big") + b"\0\0\0\x3a"
+    body = body[:2] + checksum(pseudo + body).to_bytes(2, "big") + body[4:]
+    header = b"\x60\0\0\0" + len(body).to_bytes(2, "big") + b"\x3a\x40"
+    return header + source + destination + body
+
+
+def test_connect_to_first_echo_in_half_a_second() -> None:
+    network = Network()
+    server = Box("server")
+    server.engine.serve(
+        ServerEntry(
+            key=server.mediation,
+            local_id=Identification.key_id(server.mediation.public),
+            proposals=ike_proposals(),
+        )
+    )
+    network.host("server", server, ("203.0.113.10", network.public))
+    a, b = Box("a", "192.168.1.10"), Box("b", "192.168.2.10")
+    for index, box, other in ((1, a, b), (2, b, a)):
+        nat = network.nat(f"198.51.100.{index}")
+        network.host(box.name, box, (f"192.168.{index}.10", nat.inside))
+        box.know(other, network.now)
+        box.register(server, network.now)
+    both = [a, b]
+    assert network.run(
+        10, lambda: all(any(e.state == "registered" for e in x.of(MediatorChanged)) for x in both)
+    )
+    network.run(1)
+    started = network.now
+    a.engine.connect("b", network.now)
+    assert network.run(5, lambda: bool(a.of(TunnelUp))), a.events
+    a.engine.receive_packets([echo(a.inner, b.inner, 128)], network.now)
+    assert network.run(5, lambda: bool(b.delivered))
+    b.engine.receive_packets([echo(b.inner, a.inner, 129)], network.now)
+    assert network.run(5, lambda: bool(a.delivered))
+    assert network.now - started < 0.5
+    network.run(600)  # nobody loses it
+    a.delivered.clear()
+    b.engine.receive_packets([echo(b.inner, a.inner, 128)], network.now)
+    assert network.run(5, lambda: bool(a.delivered))
