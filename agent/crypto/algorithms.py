@@ -9,7 +9,8 @@ row: nothing that they call MUST NOT or SHOULD NOT. AES-GCM-16 (RFC 4106, 5282),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Final, cast
 
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -77,16 +78,29 @@ class IntegrityAlgorithm:
     icv_length: int
 
 
-def _aes_gcm(key: bytes) -> Aead:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+@cache
+def _aead_class(name: str) -> Callable[[bytes], Aead]:
+    """AESGCM or ChaCha20Poly1305, by the shortest way there is.
 
-    return AESGCM(key)
+    Their public module lies in a package that loads every block cipher and mode besides (0.7 MB).
+    """
+    try:
+        from cryptography.hazmat.bindings._rust import openssl
+
+        found = getattr(openssl.aead, name)
+    except (ImportError, AttributeError):  # another version's inside
+        from cryptography.hazmat.primitives.ciphers import aead
+
+        found = getattr(aead, name)
+    return cast("Callable[[bytes], Aead]", found)
+
+
+def _aes_gcm(key: bytes) -> Aead:
+    return _aead_class("AESGCM")(key)
 
 
 def _chacha20_poly1305(key: bytes) -> Aead:
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-    return ChaCha20Poly1305(key)
+    return _aead_class("ChaCha20Poly1305")(key)
 
 
 _ENCRYPTION: Final = {
