@@ -192,7 +192,7 @@ def measure(count: int) -> dict[str, object]:
         crowd.do("grow", count)
         seconds, cpu = time.monotonic() - started, cpu_seconds(server.pid) - cpu
         settled(0.3)
-        each = (rss_mb(server.pid) - before) * 1000 / count
+        each = (rss_mb(server.pid) - before) * 1024 / count
         registered = server.status()["server"]["registered"]
         many = _lookup_us(crowd, server.pid)
         crowd.close()

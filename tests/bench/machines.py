@@ -43,10 +43,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory, with what is shared with nobody and with others, MB (10^6 octets)."""
+    """Resident memory in MB as top and ps show them (2^20 octets)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
+            return int(line.split()[1]) / 1024
     raise ValueError(f"process {pid} has no memory")
 
 
