@@ -40,14 +40,16 @@ class Extension:
     def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
         """A request of the peer (decrypted) was accepted; add to `payloads` of the response.
 
-        In IKE_AUTH this comes after the proof was checked (`sa.remote_id` is proven).
+        For IKE_SA_INIT, IKE_AUTH and INFORMATIONAL that deletes no IKE SA. In IKE_AUTH this comes
+        after the proof was checked (`sa.remote_id` is proven).
         """
 
     def on_response(
         self, sa: IkeSa, exchange: ExchangeType | int, message: Message, now: float
     ) -> None:
-        """The response to a request of ours, decrypted and proven.
+        """The response to a request of ours, decrypted and (after IKE_SA_INIT) proven.
 
+        Not of CREATE_CHILD_SA and deletes, which belong to the core.
         `ProtocolError` fails the exchange, and the IKE SA too before it is established.
         """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.ike.events import CloseReason
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from agent.crypto.kex import KeyExchange
     from agent.crypto.keymat import IkeKeys
     from agent.ike.negotiation import Offer
+
+NO_ANSWER: Final = (CloseReason.TIMEOUT, "no answer")
 
 
 class Handshake:
@@ -46,4 +48,4 @@ class Handshake:
         self.groups: list[int] = []
         self.peer_knows_identity_hash = False
         self.offer: Offer | None = None
-        self.hint: tuple[CloseReason, str] = (CloseReason.TIMEOUT, "no answer")
+        self.hint: tuple[CloseReason, str] = NO_ANSWER

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.auth import (
+    InvalidKey,
     PublicKey,
     SigningKey,
     auth_octets,
@@ -95,11 +96,19 @@ def _verify(sa: IkeSa, peer: Peer, their_id: IdiPayload | IdrPayload, auth: Auth
                 sa.suite.prf, secret, octets, auth.data
             )
         case KeyAuth(public=public):
-            good = auth.method == AuthMethod.DIGITAL_SIGNATURE and verify_signature_auth(
-                PublicKey(public), octets, auth.data
+            good = auth.method == AuthMethod.DIGITAL_SIGNATURE and _signature_is_good(
+                public, octets, auth.data
             )
     if not good:
         raise AuthenticationFailed("the proof is wrong")
+
+
+def _signature_is_good(public: bytes, octets: bytes, data: bytes) -> bool:
+    try:
+        # A pseudonym is somebody's claim of a key: its octets may be none (any length, any value).
+        return verify_signature_auth(PublicKey(public), octets, data)
+    except InvalidKey:
+        return False
 
 
 # -- initiator -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from agent.ike.errors import (
 )
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
-from agent.ike.handshake import Handshake
+from agent.ike.handshake import NO_ANSWER, Handshake
 from agent.ike.negotiation import (
     NONCE_LENGTH,
     confirmed,
@@ -141,6 +141,9 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
         raise Ignored("invalid_response") from None
     hs.peer_message = data
     hs.peer_nonce = nonce_of(message)
+    # Whatever unproven errors said before counts for nothing now.
+    hs.hint = NO_ANSWER
+    sa.timers.set(When.ATTEMPT, now + sa.table.settings.give_up)
     rtt = sa.outgoing.finish(now)
     sa.rtt = rtt or sa.rtt
     sa.timers.stop(When.RETRANSMIT)
@@ -216,7 +219,7 @@ def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
 
 def out_of_time(sa: IkeSa, now: float) -> None:
     """The attempt took too long."""
-    reason, detail = sa.handshake.hint if sa.handshake else (CloseReason.TIMEOUT, "no answer")
+    reason, detail = sa.handshake.hint if sa.handshake else NO_ANSWER
     sa.close(reason, detail, now)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from agent.crypto.kex import InvalidKeyExchange
+from agent.crypto.kex import InvalidKeyExchange, UnsupportedGroup
 from agent.ike.child import ChildSa, install
 from agent.ike.errors import (
     InternalAddressFailure,
@@ -156,7 +156,10 @@ def exchange_keys(message: Message, group: int, table: Ike) -> tuple[bytes, KeyE
     ke = message.first(KePayload)
     if ke is None or ke.group != group:
         raise InvalidKePayload(group)
-    kex = table.key_exchange(group)
+    try:
+        kex = table.key_exchange(group)
+    except UnsupportedGroup:  # configured, but this cryptography package does not have it
+        raise NoProposalChosen from None
     return shared_with(kex, ke), kex
 
 

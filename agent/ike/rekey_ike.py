@@ -96,10 +96,12 @@ class RekeyIke(Task):
             sa.table.touch(collision.spare)
 
     def _on_error(self, sa: IkeSa, message: Message, error: NotifyPayload, now: float) -> None:
-        if sa.collision is not None:
+        collision = sa.collision
+        if collision is not None and collision.spare.state is IkeState.SPARE:
             # The peer has finished its own rekeying before it saw ours.
             adopt_spare(sa, now)
             return
+        sa.collision = None
         group = int.from_bytes(error.data, "big") if len(error.data) == 2 else 0
         wanted = error.type == NotifyType.INVALID_KE_PAYLOAD and group not in self._groups
         assert sa.peer is not None

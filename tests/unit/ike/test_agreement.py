@@ -9,7 +9,8 @@ import random
 
 import pytest
 
-from agent.ike.events import IkeSaClosed
+from agent.ike.events import IkeSaClosed, IkeSaRekeyed
+from agent.ike.pad import Lifetimes
 from tests.support.pair import Pair, established, make_pair
 
 
@@ -105,3 +106,21 @@ def test_deletes_among_them(block: int) -> None:
         except AssertionError:
             print(f"seed {seed}", *pair.sent, sep="\n")
             raise
+
+
+def test_days_with_loss_leave_nothing_behind() -> None:
+    """THREATS 40 in small: rekeyings, probes and losses for days; all tables stay flat."""
+    chance = random.Random(7)
+    lifetimes = Lifetimes(ike_seconds=14400, child_seconds=3600)
+    pair = established(make_pair(child=True, lifetimes=lifetimes, liveness=60.0))
+    deliver = pair.deliver
+    pair.deliver = lambda d: deliver(d) if chance.random() > 0.1 else None  # type: ignore[method-assign]
+    pair.sleep(4 * 86400)
+    pair.deliver = deliver  # type: ignore[method-assign]
+    pair.sleep(60)
+    _agree(pair, with_child=True)
+    for side in (pair.a, pair.b):
+        assert len(side.ike._current) == len(side.ike._schedule) == 1
+        assert len(side.ike._schedule._heap) < 100
+        assert len(side.sa.timers._deadlines) <= 3
+        assert len(side.events(IkeSaRekeyed)) > 4 * 5

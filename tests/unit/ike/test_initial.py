@@ -522,3 +522,33 @@ def test_both_connect_at_once(seed: int) -> None:
     assert pair.a.sa.spis == pair.b.sa.spis
     (ours,), (theirs,) = pair.a.installed.values(), pair.b.installed.values()
     assert ours.spi_in == theirs.spi_out
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 33, 300])
+def test_a_pseudonym_that_is_no_key(length: int) -> None:
+    """A mediator takes the identity for the key: whatever it is, it is only a wrong proof."""
+    pair = make_pair()
+    pseudonym = Identification.key_id(b"\xff" * length)
+    _change(pair.a, local_id=pseudonym)
+    _change(pair.b, remote_id=pseudonym, remote_auth=KeyAuth(public=pseudonym.data))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.play(FAILED)
+
+
+def test_a_forged_error_does_not_hurry_the_rest() -> None:
+    """THREATS 13: once a true answer came, the attempt has all its time again."""
+    pair = make_pair()
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    _answer(pair, NotifyPayload(NotifyType.NO_PROPOSAL_CHOSEN))
+    pair.play(
+        """
+        a --> b: IKE_SA_INIT? SA KE No
+        a <-- b: IKE_SA_INIT! SA KE No
+        """
+    )
+    pair.pending.clear()
+    pair.sleep(20, deliver=False)
+    assert pair.a.events(IkeSaClosed) == []
+    pair.sleep(20)
+    assert pair.a.sa.established
