@@ -192,6 +192,7 @@ class Daemon:
         self._open_sockets(config.port, with_ike_port=config.mediate is not None or config.direct)
         if config.needs_tun:
             self.tun = Tun(config.tun, config.mtu)
+            self._watch.ignored.add(self._netlink.index(self.tun.name))
             self._netlink.add_address(self.tun.name, self.house.keys.address, 128)
             for text in config.addresses:
                 host, _, length = text.partition("/")
