@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SANDBOX_VARIABLE = "HEARTHGATE_USER_NAMESPACE"
 """Set inside the user namespace, so that entering it is tried once only."""
 
-TOOLS = {"ip": "iproute2", "nft": "nftables"}
+TOOLS = {"ip": "iproute2", "nft": "nftables", "ping": "iputils-ping"}
 STRONGSWAN_TOOLS = {
     "/usr/lib/ipsec/charon": "strongswan",
     "swanctl": "strongswan-swanctl",
