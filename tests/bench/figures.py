@@ -1,8 +1,8 @@
 """All figures of the house in one run: measured here, reach beside it, strongSwan in the same run.
 
 `python -m tests.bench.figures [--json] [--quick] [--only NAME …]`, as root; tests/bench/run
-installs what it needs and calls it. `--quick` takes under a minute: fewer rounds, fewer peers. Nothing here
-is asserted: a figure is of its machine and its minute.
+installs what it needs and calls it. `--quick` takes under a minute: fewer rounds, fewer peers.
+Nothing here is asserted: a figure is of its machine and its minute.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def plan(quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
     return {
         "connect": lambda: connect.measure(1 if quick else 5),
         "idle": lambda: dict(idle.measure(3 if quick else 7)),
-        "handshake": lambda: dict(handshake.measure(25 if quick else 200)),
+        "handshake": lambda: dict(handshake.measure(200 if quick else 1000)),
         "crowd": lambda: crowd.measure(1500 if quick else 10_000),
         "throughput": lambda: throughput(1 if quick else 5),
     }

@@ -1,56 +1,163 @@
 """CPU of a responder for one full handshake: ours against charon's.
 
-The same initiator (charon) makes the same SA with both: X25519, Ed25519 on both sides, AES-GCM, one
-Child SA with its route. Processor time is the scheduler's, over all threads; deleting the SA again
-is left out.
+The same initiator (one process of ours, `python -m tests.bench.handshake KEY COUNT`, in a namespace
+behind a NAT) makes the same SA with both, one after the other without a pause: X25519, Ed25519 on
+both sides, AES-GCM, one Child SA with its route, and the delete that ends it. Both log to a file
+what they log by default. Processor time of the responder is the scheduler's, over all threads.
 """
 
 from __future__ import annotations
 
-import statistics
+import json
+import os
+import socket
+import subprocess
+import sys
 import time
+from typing import TYPE_CHECKING
 
+from agent.crypto.auth import SigningKey, parse_key_text
+from agent.datagram import Address, Path, Transmit
+from agent.ike.events import ChildSaEstablished, IkeSaClosed
+from agent.ike.pad import ChildPolicy, KeyAuth, Peer
+from agent.ike.settings import IkeSettings
+from agent.ike.table import Ike
 from agent.operations.lab import Lab, TwoNats
-from tests.bench.machines import cpu_seconds
-from tests.interop.ends import OURS, STRONGSWAN, End, direct_ours, direct_strongswan
+from agent.wire.codes import ProtocolId
+from agent.wire.payloads import Identification
+from agent.wire.proposals import parse_proposals
+from agent.wire.selectors import TrafficSelector
+from tests.bench.crowd import MARKER, Nobody
+from tests.bench.machines import SERVER, cpu_seconds
+from tests.interop.ends import (
+    INNER,
+    OURS,
+    End,
+    Suite,
+    direct_ours,
+    direct_strongswan,
+    identity,
+)
+from tests.lab.daemon import CHECKOUT, public_text
+from tests.lab.scenario import seed
 
-WARM_UP = 5
-REST = 0.01  # seconds for what the responder does after its last answer
+if TYPE_CHECKING:
+    from agent.ike.events import Output
+
+WARM_UP = 20
+SUITE = Suite(ike="aes128gcm16-prfsha256-x25519", esp="aes128gcm16")
+SECONDS = 5.0  # one handshake that takes longer is a failure, not a measurement
 
 
-def responder_ms(kind: str, count: int, auth: str = "ed25519") -> float:
+class Initiator:
+    """Makes SAs with bob and deletes them."""
+
+    def __init__(self, key: bytes) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.connect((SERVER, 4500))
+        host, port = self._socket.getsockname()
+        self._path = Path(Address.parse(host, port), Address.parse(SERVER, 4500))
+        self._ike = Ike(
+            pad=Nobody(), random=os.urandom, settings=IkeSettings(), responder_extensions=()
+        )
+        self._peer = Peer(
+            name="bob",
+            local_id=Identification.parse(identity("alice")),
+            remote_id=Identification.parse(identity("bob")),
+            local_auth=SigningKey(seed("alice")),
+            remote_auth=KeyAuth(public=key),
+            proposals=parse_proposals([SUITE.ike], ProtocolId.IKE),
+            child=ChildPolicy(
+                name="bob",
+                local_ts=(TrafficSelector.parse(f"{INNER['alice']}/32"),),
+                remote_ts=(TrafficSelector.parse(f"{INNER['bob']}/32"),),
+                proposals=parse_proposals([SUITE.esp], ProtocolId.ESP),
+            ),
+        )
+
+    def once(self) -> None:
+        """One SA from the first octet to its end."""
+        ike_id = self._ike.connect(self._peer, self._path, time.monotonic())
+        self._until(ChildSaEstablished)
+        self._ike.close(ike_id, time.monotonic())
+        self._until(IkeSaClosed)
+
+    def _until(self, kind: type[Output]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while True:
+            found = False
+            while (output := self._ike.poll_output()) is not None:
+                if isinstance(output, Transmit):
+                    self._socket.send(MARKER + output.data)
+                elif isinstance(output, kind):
+                    found = True
+                elif isinstance(output, IkeSaClosed):
+                    raise RuntimeError(f"the handshake failed: {output.reason} {output.detail}")
+            if found:
+                return
+            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+            data = self._socket.recv(65536)
+            if data.startswith(MARKER):
+                self._ike.receive(self._path, data[4:], time.monotonic())
+
+
+def main() -> None:
+    """A line with a count on standard input: so many handshakes, then a line back."""
+    initiator = Initiator(parse_key_text(sys.argv[1]))
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            initiator.once()
+        print(json.dumps({"done": int(line)}), flush=True)
+
+
+def responder_ms(kind: str, count: int) -> float:
     """Milliseconds of processor time for each handshake."""
     with Lab("handshake") as lab:
         nats = TwoNats.build(lab)
         bob: End
+        folder = lab.folder / "bob"
         if kind == OURS:
-            bob = direct_ours(nats.server, lab.folder / "bob", "bob", auth=auth, initiates=False)
+            bob = direct_ours(
+                nats.server, folder, "bob", auth="ed25519", suite=SUITE, initiates=False
+            )
         else:
             bob = direct_strongswan(
-                nats.server, lab.folder / "bob", "bob", auth=auth, initiates=False, level=0
+                nats.server, folder, "bob", auth="ed25519", suite=SUITE, initiates=False
             )
-        alice = direct_strongswan(
-            nats.operator, lab.folder / "alice", "alice", auth=auth, initiates=True, level=0
-        )
         bob.start()
-        alice.start()
         pid = bob.agent.pid if kind == OURS else bob.charon.pid
-        spent = []
-        for _ in range(WARM_UP + count):
-            before = cpu_seconds(pid)
-            alice.connect()
-            time.sleep(REST)
-            spent.append(cpu_seconds(pid) - before)
-            alice.delete()
-            time.sleep(REST)
-        return statistics.median(spent[WARM_UP:]) * 1000
+        child = nats.operator.popen(
+            [sys.executable, "-P", "-m", "tests.bench.handshake", public_text(seed("bob"))],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        _order(child, WARM_UP)
+        before = cpu_seconds(pid)
+        _order(child, count)
+        spent = cpu_seconds(pid) - before
+        child.communicate()
+        return spent / count * 1000
+
+
+def _order(child: subprocess.Popen[bytes], count: int) -> None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b"%d\n" % count)
+    child.stdin.flush()
+    if not child.stdout.readline():
+        raise RuntimeError("the initiator gave up")
 
 
 def measure(count: int) -> dict[str, float]:
     """Milliseconds and their ratio."""
-    mine, theirs = responder_ms(OURS, count), responder_ms(STRONGSWAN, count)
+    mine, theirs = responder_ms(OURS, count), responder_ms("strongswan", count)
     return {
         "handshake_ms": round(mine, 2),
         "handshake_charon_ms": round(theirs, 2),
         "handshake_ratio": round(mine / theirs, 2),
     }
+
+
+if __name__ == "__main__":
+    main()
