@@ -29,9 +29,15 @@ _PEER: dict[CloseReason, str] = {
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
     "`local_ts` and `remote_ts`.",
     CloseReason.BY_PEER: "the other side closed the connection.",
-    CloseReason.DELETED: "the connection was closed here; our own address may have changed.",
-    CloseReason.ABORTED: "the attempt was ended here; our own address may have changed.",
     CloseReason.REPLACED: "a newer connection took its place.",
+}
+_OTHER: dict[CloseReason, str] = {
+    CloseReason.DELETED: "it was closed here, as our own address changed or nobody wants it",
+    CloseReason.ABORTED: "the attempt was given up here, as our own address changed",
+    CloseReason.REFUSED: "the other side refused it",
+    CloseReason.PROTOCOL_ERROR: "the other side does not keep to the protocol; are both of a "
+    "current version?",
+    CloseReason.REKEY_FAILED: "its lifetime ended before both sides agreed on new keys",
 }
 _CONNECT: dict[ConnectFailure, str] = {
     ConnectFailure.NOT_REACHABLE: "it is not reachable at the mediation server: it is offline, or "
@@ -63,5 +69,5 @@ def _sentence(table: dict[CloseReason, str], reason: CloseReason, detail: str) -
     known = table.get(reason)
     if known is not None:
         return known
-    words = str(reason.value).replace("_", " ")
+    words = _OTHER.get(reason, f"it ended: {str(reason.value).replace('_', ' ')}")
     return f"{words} ({detail})." if detail else f"{words}."
