@@ -53,7 +53,11 @@ def run(args: argparse.Namespace) -> int:
     result, lab = demonstrate(args.server, keep=args.keep, tell=tell)
     if args.json:
         print_json(result.as_json())
-    elif result.ok:
+    if not result.ok:
+        failed = result.steps[-1]
+        look = f"look into {lab.folder}/*/log" if args.keep else "with --keep its logs stay"
+        print(f"hearthgate: {failed.name}: {failed.text}; {look}", file=sys.stderr)
+    elif not args.json:
         print("\nAll of it worked: the setpoint went through two NATs, end to end encrypted.")
     if args.keep:
         _explain(lab, to_stderr=args.json)

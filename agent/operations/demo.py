@@ -287,7 +287,7 @@ class Demo:
                 found.append(self.ask(role, command="status"))
             return bool(found)
 
-        _wait(answers, f"the {role}'s daemon; its log is {self.folder(role)}/log")
+        _wait(answers, f"the {role}'s daemon")
         return found[-1]
 
     def _until_registered(self, role: str) -> str:
@@ -300,7 +300,9 @@ class Demo:
         try:
             _wait(registered, "the registration")
         except UnavailableError:
-            why = seen[0]["error"] if seen else "no mediator is known"
+            why = "no mediator is known"
+            if seen:
+                why = seen[0]["error"] or f"after {START_SECONDS:.0f} s it is {seen[0]['state']}"
             raise UnavailableError(f"the {role} did not register: {why}") from None
         return f"registered, seen as {seen[0]['reflexive']}"
 

@@ -24,8 +24,12 @@ STRONGSWAN_TOOLS = {
     "/usr/lib/ipsec/charon": "strongswan",
     "swanctl": "strongswan-swanctl",
     "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so": "libcharon-extra-plugins",
+    "/usr/lib/ipsec/plugins/libstrongswan-openssl.so": "libstrongswan-standard-plugins",
     "/usr/lib/ipsec/plugins/libstrongswan-curve25519.so": "libstrongswan-extra-plugins",
 }
+
+SERVICES = {"strongswan": "strongswan-starter.service"}
+"""What a package starts on a machine with systemd, and what nobody asked for here."""
 
 
 def missing_packages(*, strongswan: bool = False) -> list[str]:
@@ -48,8 +52,17 @@ def install_packages(packages: Sequence[str]) -> None:
     for command in (install, ["apt-get", "update", "-qq"], install):
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if command is install and done.returncode == 0:
+            _stop_services(packages)
             return
     raise UnavailableError(f"apt-get could not install {listing}: {done.stderr.strip()[-400:]}")
+
+
+def _stop_services(packages: Sequence[str]) -> None:
+    """Debian starts a daemon with its package; this machine's UDP ports 500 and 4500 stay free."""
+    services = [SERVICES[package] for package in packages if package in SERVICES]
+    if services and Path("/run/systemd/system").is_dir():
+        stop = ["systemctl", "disable", "--now", "--quiet", *services]
+        subprocess.run(stop, capture_output=True, check=False)
 
 
 def needs_user_namespace() -> bool:

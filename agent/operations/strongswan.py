@@ -101,6 +101,11 @@ _PLUGINS = (
 _STRONGSWAN = """\
 charon {{
   load = {plugins}
+  filelog {{
+    stderr {{
+      default = 1
+    }}
+  }}
   plugins {{
     vici {{
       socket = unix://{folder}/run/vici
