@@ -87,8 +87,16 @@ NOWHERE = {
     "pickle": "nothing that was stored or received may run",
 }
 ONLY_IN = {
-    "cryptography": {"crypto", "ike", "mediation", "engine", "bridge", "invitation", "peers",
-                     "operations"},
+    "cryptography": {
+        "crypto",
+        "ike",
+        "mediation",
+        "engine",
+        "bridge",
+        "invitation",
+        "peers",
+        "operations",
+    },
     "microdot": {"web"},
     "serial": {"io"},
     "paho": {"io"},
