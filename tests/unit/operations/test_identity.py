@@ -1,0 +1,158 @@
+"""A board is replaced: export and import of its identity."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from agent.errors import InputError
+from agent.house import House
+from agent.layout import Layout
+from agent.operations import identity
+from agent.operations.identity import export_identity, import_identity, read_password
+from agent.peers import KnownPeer, Peers
+from tests.support.pair import key_of
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch):
+    monkeypatch.setattr(identity, "SCRYPT_N", 2)
+
+
+@pytest.fixture
+def board(tmp_path):
+    layout = Layout(tmp_path / "old")
+    house = House.open(layout)
+    layout.config.write_text('name = "cabin"\n[peer.x]\nid = "x"\npsk_file = "x.psk"\n')
+    from agent.crypto.auth import key_text
+
+    peer = KnownPeer(
+        name="a", identity=key_text(key_of("a").public), mediation=key_text(key_of("b").public)
+    )
+    house.save(Peers((peer,)))
+    return SimpleNamespace(layout=layout, house=house, file=tmp_path / "saved")
+
+
+def test_round_trip(board, tmp_path):
+    export_identity(board.layout, board.file, PASSWORD)
+    assert board.file.stat().st_mode & 0o777 == 0o600
+    new = Layout(tmp_path / "new")
+    written = import_identity(new, board.file, PASSWORD, replace=False)
+    assert len(written) == 4
+    (new.config.parent / "x.psk").write_text("correct horse battery")
+    house = House.open(new)
+    assert house.keys.identity.public == board.house.keys.identity.public
+    assert house.keys.mediation.public == board.house.keys.mediation.public
+    assert house.peers.peers == board.house.peers.peers
+    assert new.config.read_text() == board.layout.config.read_text()
+    assert new.identity_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_readable_in_the_file(board):
+    export_identity(board.layout, board.file, PASSWORD)
+    data = board.file.read_bytes()
+    assert b"PRIVATE" not in data
+    assert b"cabin" not in data
+
+
+def test_two_exports_share_neither_salt_nor_nonce(board, tmp_path):
+    export_identity(board.layout, board.file, PASSWORD)
+    export_identity(board.layout, tmp_path / "two", PASSWORD)
+    one, two = board.file.read_bytes(), (tmp_path / "two").read_bytes()
+    assert one[5:21] != two[5:21]
+    assert one[21:33] != two[21:33]
+
+
+def test_the_wrong_password(board, tmp_path):
+    export_identity(board.layout, board.file, PASSWORD)
+    with pytest.raises(InputError, match="password is wrong"):
+        import_identity(Layout(tmp_path / "new"), board.file, PASSWORD + "!", replace=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bit_flipped_anywhere(board, tmp_path):
+    export_identity(board.layout, board.file, PASSWORD)
+    data = board.file.read_bytes()
+    for at in [*range(40), *range(40, len(data), 97), len(data) - 1]:
+        board.file.write_bytes(data[:at] + bytes((data[at] ^ 4,)) + data[at + 1 :])
+        with pytest.raises(InputError):
+            import_identity(Layout(tmp_path / "new"), board.file, PASSWORD, replace=False)
+    for length in (0, 4, 5, 20, 33, 49, len(data) - 1):
+        board.file.write_bytes(data[:length])
+        with pytest.raises(InputError):
+            import_identity(Layout(tmp_path / "new"), board.file, PASSWORD, replace=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_own_keys_are_not_given_up_by_accident(board, tmp_path):
+    export_identity(board.layout, board.file, PASSWORD)
+    other = Layout(tmp_path / "other")
+    before = House.open(other).keys.identity.public
+    with pytest.raises(InputError, match="--replace"):
+        import_identity(other, board.file, PASSWORD, replace=False)
+    assert House.open(other).keys.identity.public == before
+    import_identity(other, board.file, PASSWORD, replace=True)
+    (other.config.parent / "x.psk").write_text("correct horse battery")
+    assert House.open(other).keys.identity.public == board.house.keys.identity.public
+
+
+def test_not_under_a_running_daemon(board, tmp_path, monkeypatch):
+    export_identity(board.layout, board.file, PASSWORD)
+    monkeypatch.setattr(identity, "daemon_runs", lambda root: True)
+    with pytest.raises(InputError, match="stop it first"):
+        import_identity(Layout(tmp_path / "new"), board.file, PASSWORD, replace=False)
+
+
+def test_an_existing_file_is_not_overwritten(board):
+    board.file.write_text("precious")
+    with pytest.raises(InputError, match="exists already"):
+        export_identity(board.layout, board.file, PASSWORD)
+    assert board.file.read_text() == "precious"
+
+
+def test_nothing_to_export(tmp_path):
+    with pytest.raises(InputError, match="no keys"):
+        export_identity(Layout(tmp_path), tmp_path / "f", PASSWORD)
+
+
+@pytest.mark.parametrize("content", [b"", b"hgid1", b"hgid2" + bytes(99), b"hello world" * 20])
+def test_what_is_no_export(tmp_path, content):
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(InputError, match="not made by"):
+        import_identity(Layout(tmp_path / "new"), tmp_path / "f", PASSWORD, replace=False)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        import_identity(Layout(tmp_path), tmp_path / "f", PASSWORD, replace=False)
+
+
+def test_password_from_a_file(tmp_path):
+    (tmp_path / "p").write_text(PASSWORD + "\nsecond line\n")
+    assert read_password(tmp_path / "p") == PASSWORD
+    (tmp_path / "p").write_text("short\n")
+    with pytest.raises(InputError, match="8 characters"):
+        read_password(tmp_path / "p")
+    with pytest.raises(InputError, match="no such file"):
+        read_password(tmp_path / "q")
+
+
+def test_password_without_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    with pytest.raises(InputError, match="--password-file"):
+        read_password(None)
+
+
+@pytest.mark.parametrize(("second", "fits"), [(PASSWORD, True), ("another one", False)])
+def test_password_from_the_terminal(monkeypatch, second, fits):
+    typed = iter([PASSWORD, second])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("getpass.getpass", lambda prompt: next(typed))
+    if fits:
+        assert read_password(None, repeat=True) == PASSWORD
+    else:
+        with pytest.raises(InputError, match="not the same"):
+            read_password(None, repeat=True)
