@@ -64,8 +64,8 @@ def user_nat_router(
     return router
 
 
-def two_user_nats(lab: Lab, *options: str) -> TwoNats:
-    """`TwoNats` with both NATs in userspace, each called with `options`."""
+def two_user_nats(lab: Lab, *options: str, b: tuple[str, ...] | None = None) -> TwoNats:
+    """`TwoNats` with both NATs in userspace, each called with `options`, or nat-b with `b`."""
     internet, server, gateway, operator, homes = _five_hosts(lab)
     routers = [
         user_nat_router(
@@ -75,7 +75,7 @@ def two_user_nats(lab: Lab, *options: str) -> TwoNats:
             f"{PUBLIC}.{index}",
             homes[index - 1],
             f"10.{index}.0.1/24",
-            *options,
+            *(b if b is not None and side == "b" else options),
         )
         for index, side in enumerate("ab", 1)
     ]
