@@ -125,7 +125,7 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
     if header.message_id != 0:
         raise Ignored("message_id")
     try:
-        message = decode_message(data)
+        message = decode_message(data, header)
     except UnsupportedCriticalPayload:
         _note(sa, CloseReason.PROTOCOL_ERROR, "critical payload", now)
         raise Ignored("unsupported_critical_payload") from None
@@ -236,7 +236,7 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     if len(data) > MAX_REQUEST or header.message_id != 0 or header.initiator_spi == NO_SPI:
         raise Ignored("invalid_request")
     try:
-        message = decode_message(data)
+        message = decode_message(data, header)
     except UnsupportedCriticalPayload as error:
         critical = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
         _answer(table, path, data, header, critical, bytes((error.payload_type,)))

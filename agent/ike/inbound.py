@@ -54,7 +54,7 @@ def _receive_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: f
         raise Ignored("unsolicited")
     if header.exchange != task.exchange:
         raise Ignored("wrong_exchange")
-    inner = _open(sa, data)
+    inner = _open(sa, header, data)
     rtt = sa.outgoing.finish(now)
     if rtt is not None:
         sa.rtt = smoothed(sa.rtt, rtt)
@@ -95,7 +95,7 @@ def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: fl
     )
     if (exchange if standard else MINE) not in ACCEPTS[sa.state]:
         raise Ignored("state")
-    inner = _open(sa, data)
+    inner = _open(sa, header, data)
     sa.heard(path, now)
     for child in (sa.children or {}).values():
         child.settles_at = None
@@ -153,9 +153,9 @@ def _request_failed(sa: IkeSa, error: ProtocolError, now: float) -> None:
         sa.close(CloseReason.PROTOCOL_ERROR, str(error), now)
 
 
-def _open(sa: IkeSa, data: bytes) -> tuple[int, bytes]:
+def _open(sa: IkeSa, header: Header, data: bytes) -> tuple[int, bytes]:
     """Type of the first inner payload and the inner octets, proven."""
-    encrypted = decode_message(data).first(Encrypted)
+    encrypted = decode_message(data, header).first(Encrypted)
     if encrypted is None or sa.protection is None:
         raise Ignored("not_encrypted")
     return encrypted.first_inner, sa.protection.open(encrypted)

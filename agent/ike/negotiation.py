@@ -7,7 +7,7 @@ carries it all is in `ike_auth`, `create_child_sa` and `rekey_ike`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.kex import InvalidKeyExchange, UnsupportedGroup
@@ -84,15 +84,18 @@ class Offer:
         return [*payloads, TsiPayload(self.local_ts), TsrPayload(self.remote_ts)]
 
 
-def without_ke(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
+@lru_cache(maxsize=64)  # of our own policies, not of what comes
+def without_ke(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
     """For IKE_AUTH, which has no key exchange of its own (RFC 7296 §1.2); each one once."""
-    bare = {p.without_key_exchange().transforms: p.without_key_exchange() for p in proposals}
-    return tuple(bare.values())
+    bare = [p.without_key_exchange() for p in proposals]
+    return tuple({p.transforms: p for p in bare}.values())
 
 
 def numbered(proposals: Sequence[Proposal], spi: bytes) -> tuple[Proposal, ...]:
     """As an SA payload offers them: numbered from 1 (RFC 7296 §3.3.1), all with our SPI."""
-    return tuple(replace(p, spi=spi, number=i) for i, p in enumerate(proposals, 1))
+    return tuple(
+        Proposal(p.protocol, spi, p.transforms, number) for number, p in enumerate(proposals, 1)
+    )
 
 
 def first_group(proposals: Sequence[Proposal]) -> int:
@@ -135,7 +138,7 @@ def select(
     chosen = choose(offered, acceptable)
     if chosen is None:
         raise NoProposalChosen
-    return chosen, suite_of(replace(chosen, spi=b"", number=1))
+    return chosen, suite_of(chosen.protocol, chosen.transforms)
 
 
 def confirmed(
@@ -146,7 +149,7 @@ def confirmed(
     chosen = accepted(payload.proposals, sent) if payload else None
     if chosen is None or len(chosen.spi) != spi_length:
         raise InvalidSyntax("a proposal that was not offered")
-    return chosen, suite_of(replace(chosen, spi=b"", number=1))
+    return chosen, suite_of(chosen.protocol, chosen.transforms)
 
 
 def exchange_keys(message: Message, group: int, table: Ike) -> tuple[bytes, KeyExchange | None]:
@@ -216,7 +219,7 @@ class Grant:
         payloads: list[Payload] = []
         if with_cp and self.addresses:
             payloads.append(CpPayload(CfgType.CFG_REPLY, _reply(self.addresses)))
-        payloads.append(SaPayload((replace(self.chosen, spi=spi),)))
+        payloads.append(SaPayload((self.chosen.with_spi(spi),)))
         if nonce:
             payloads.append(NoncePayload(nonce))
         if self.kex is not None:

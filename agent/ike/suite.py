@@ -15,7 +15,7 @@ from agent.crypto.algorithms import IntegrityError, Prf, key_lengths, make_ciphe
 from agent.ike.errors import Ignored
 from agent.wire.codes import EsnId, TransformType
 from agent.wire.message import encode_payloads, encrypted_prefix
-from agent.wire.proposals import format_proposal
+from agent.wire.proposals import Proposal, format_proposal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent.crypto.keymat import IkeKeys
     from agent.wire.message import Header
     from agent.wire.payloads import Encrypted, Payload
-    from agent.wire.proposals import Proposal
+    from agent.wire.proposals import Transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +69,9 @@ class Suite:
 
 
 @lru_cache(maxsize=64)  # one object for the ten thousand SAs that chose the same
-def suite_of(proposal: Proposal) -> Suite:
-    """The figures of a proposal with at most one transform of each type (without its SPI)."""
-    found = {t.type: t for t in proposal.transforms}
+def suite_of(protocol: int, transforms: tuple[Transform, ...]) -> Suite:
+    """The figures of a proposal with at most one transform of each type."""
+    found = {t.type: t for t in transforms}
     encr = found.get(TransformType.ENCR)
     ids = {kind: int(t.id) for kind, t in found.items()}
     return Suite(
@@ -81,7 +81,7 @@ def suite_of(proposal: Proposal) -> Suite:
         prf_id=ids.get(TransformType.PRF, 0),
         group=ids.get(TransformType.KE, 0),
         esn=ids.get(TransformType.ESN, 0) == EsnId.ESN,
-        text=format_proposal(proposal),
+        text=format_proposal(Proposal(protocol, b"", transforms)),
     )
 
 

@@ -25,7 +25,7 @@ from agent.wire.payloads import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 P = TypeVar("P", bound=Payload)
 
@@ -43,6 +43,9 @@ MAX_PAYLOADS = 64
 # them would cost 25 ms and a megabyte before anything is proven. (The rest of what may occur
 # how often is `ike`'s to judge.)
 ONLY_ONCE = frozenset({PayloadType.SA, PayloadType.TSi, PayloadType.TSr})
+
+_LAST = (Encrypted, EncryptedFragment)
+_LAST_TYPES = frozenset({PayloadType.SK, PayloadType.SKF})
 
 _HEADER = Struct("!8s8sBBBBII")
 _GENERIC = Struct("!BBH")  # next payload, critical and reserved bits, length
@@ -89,7 +92,10 @@ class Message:
 
     def first(self, cls: type[P]) -> P | None:
         """The first payload of a class, or None."""
-        return next((p for p in self.payloads if isinstance(p, cls)), None)
+        for payload in self.payloads:
+            if isinstance(payload, cls):
+                return payload
+        return None
 
     def all(self, cls: type[P]) -> tuple[P, ...]:
         """All payloads of a class."""
@@ -97,14 +103,14 @@ class Message:
 
     def notify(self, type_: int) -> NotifyPayload | None:
         """The first notify of a type, or None."""
-        return next((n for n in self._notifies() if n.type == type_), None)
+        for payload in self.payloads:
+            if isinstance(payload, NotifyPayload) and payload.type == type_:
+                return payload
+        return None
 
     def notifies(self, type_: int) -> tuple[NotifyPayload, ...]:
         """All notifies of a type."""
-        return tuple(n for n in self._notifies() if n.type == type_)
-
-    def _notifies(self) -> Iterator[NotifyPayload]:
-        return (p for p in self.payloads if isinstance(p, NotifyPayload))
+        return tuple([p for p in self.payloads if isinstance(p, NotifyPayload) and p.type == type_])
 
 
 # --- reading untrusted octets ----------------------------------------------------------------
@@ -135,12 +141,14 @@ def decode_header(data: bytes) -> Header:
     )
 
 
-def decode_message(data: bytes) -> Message:
+def decode_message(data: bytes, header: Header | None = None) -> Message:
     """A whole datagram. Raises WireError, UnsupportedVersion, UnsupportedCriticalPayload.
 
-    An SK or SKF payload becomes `Encrypted` or `EncryptedFragment` and is the last one.
+    An SK or SKF payload becomes `Encrypted` or `EncryptedFragment` and is the last one. `header` is
+    that of `data`, for whoever has read it already.
     """
-    header = decode_header(data)
+    if header is None:
+        header = decode_header(data)
     if header.major != MAJOR_VERSION:
         raise UnsupportedVersion(header)
     return Message(header, _decode_chain(header.next_payload, data, HEADER_LENGTH))
@@ -152,7 +160,7 @@ def decode_payloads(first_type: int, data: bytes) -> tuple[Payload, ...]:
     Raises WireError, UnsupportedCriticalPayload. SK or SKF inside is an error.
     """
     payloads = _decode_chain(first_type, data, 0)
-    if payloads and isinstance(payloads[-1], Encrypted | EncryptedFragment):
+    if payloads and isinstance(payloads[-1], _LAST):
         raise WireError("nested_encryption")
     return payloads
 
@@ -162,7 +170,7 @@ def _decode_chain(first_type: int, data: bytes, offset: int) -> tuple[Payload, .
     critical: int | None = None
     seen: set[int] = set()
     type_ = first_type
-    while type_ != PayloadType.NONE:
+    while type_:
         if len(payloads) == MAX_PAYLOADS:
             raise WireError("too_many_payloads")
         if len(data) - offset < _GENERIC.size:
@@ -171,12 +179,12 @@ def _decode_chain(first_type: int, data: bytes, offset: int) -> tuple[Payload, .
         body, end = offset + _GENERIC.size, offset + length
         if end < body or end > len(data):
             raise WireError("payload_length")
-        if type_ in (PayloadType.SK, PayloadType.SKF):
+        if type_ in _LAST_TYPES:
             # Its next payload field tells what is inside, so nothing can follow it.
             if end != len(data):
                 raise WireError("trailing_octets")
             payloads.append(_decode_encrypted(type_, next_type, data, body))
-            type_, offset = PayloadType.NONE, end
+            type_, offset = 0, end
             continue
         if type_ in seen:
             raise WireError("duplicate_payload")
@@ -224,29 +232,29 @@ def encode_payloads(payloads: Sequence[Payload]) -> tuple[int, bytes]:
     """
     if len(payloads) > MAX_PAYLOADS:
         raise WireError("too_many_payloads")
-    if any(sum(p.payload_type == once for p in payloads) > 1 for once in ONLY_ONCE):
+    types = [payload.payload_type for payload in payloads]
+    only_once = [type_ for type_ in types if type_ in ONLY_ONCE]
+    if len(only_once) > len(set(only_once)):
         raise WireError("duplicate_payload")
     parts: list[bytes] = []
     try:
-        for index, payload in enumerate(payloads):
+        for payload, next_type in zip(payloads, [*types[1:], 0], strict=False):
             body = payload.encode()
             if len(body) > _MAX_PAYLOAD:
                 raise WireError("payload_length")
-            next_type = payloads[index + 1].payload_type if index + 1 < len(payloads) else 0
             flags = 0
-            match payload:
-                case Encrypted() | EncryptedFragment():
-                    if next_type:
-                        raise WireError("trailing_octets")
-                    next_type = payload.first_inner
-                case UnknownPayload():
-                    flags = _CRITICAL if payload.critical else 0
+            if isinstance(payload, _LAST):
+                if next_type:
+                    raise WireError("trailing_octets")
+                next_type = payload.first_inner
+            elif isinstance(payload, UnknownPayload):
+                flags = _CRITICAL if payload.critical else 0
             parts.append(_GENERIC.pack(next_type, flags, _GENERIC.size + len(body)) + body)
     except WireError:
         raise
     except (struct_error, ValueError, OverflowError):
         raise WireError("value_out_of_range") from None
-    return (payloads[0].payload_type if payloads else 0), b"".join(parts)
+    return (types[0] if types else 0), b"".join(parts)
 
 
 def encode_message(header: Header, payloads: Sequence[Payload]) -> bytes:

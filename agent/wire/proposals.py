@@ -6,7 +6,6 @@ octets are in `transforms`, the words in `keywords`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.wire.codes import EsnId, ProtocolId, TransformType
@@ -65,7 +64,7 @@ def choose(offered: Iterable[Proposal], acceptable: Iterable[Proposal]) -> Propo
                 continue
             chosen = _choose_transforms(types, wanted)
             if chosen is not None:
-                return replace(proposal, transforms=chosen)
+                return Proposal(proposal.protocol, proposal.spi, chosen, proposal.number)
     return None
 
 
@@ -95,14 +94,19 @@ def _choose_transforms(
 ) -> tuple[Transform, ...] | None:
     chosen: list[Transform] = []
     for type_ in sorted(theirs.keys() | ours.keys()):
-        nothing = [Transform(type_, 0)] if type_ in _MAY_BE_NONE else []
-        offered = theirs.get(type_, nothing)
-        found = next((t for t in ours.get(type_, nothing) if t in offered), None)
-        if found is None:
+        offered = theirs.get(type_) or _nothing(type_)
+        for transform in ours.get(type_) or _nothing(type_):
+            if transform in offered:
+                break
+        else:
             return None
         if type_ in theirs:  # what they left out, the answer leaves out
-            chosen.append(found)
+            chosen.append(transform)
     return tuple(chosen)
+
+
+def _nothing(type_: int) -> list[Transform]:
+    return [Transform(type_, 0)] if type_ in _MAY_BE_NONE else []
 
 
 # --- words --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ words of a configuration. Left out: AH, IPComp.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ class Proposal:
 
     def of_type(self, type_: int) -> tuple[Transform, ...]:
         """The transforms of one type, in their order."""
-        return tuple(t for t in self.transforms if t.type == type_)
+        return tuple([t for t in self.transforms if t.type == type_])
 
     def transform(self, type_: int) -> Transform | None:
         """The first transform of a type; the only one in a chosen proposal."""
@@ -94,12 +94,12 @@ class Proposal:
 
     def with_spi(self, spi: bytes) -> Proposal:
         """The same with another SPI."""
-        return replace(self, spi=spi)
+        return Proposal(self.protocol, spi, self.transforms, self.number)
 
     def without_key_exchange(self) -> Proposal:
         """The same for IKE_AUTH, where a Child SA has no exchange of its own (RFC 7296 §1.2)."""
         kept = tuple(t for t in self.transforms if t.type not in _KEY_EXCHANGES)
-        return replace(self, transforms=kept)
+        return Proposal(self.protocol, self.spi, kept, self.number)
 
     def __str__(self) -> str:
         return format_proposal(self)
