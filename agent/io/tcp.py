@@ -91,6 +91,18 @@ class TcpClient(asyncio.BufferedProtocol):
             # Who does not read is noticed after this much, not after the megabytes of autotuning.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._listener._accepted(self)
+        if not transport.is_reading():
+            asyncio.get_running_loop().call_soon(self._stay_paused)
+
+    def _stay_paused(self) -> None:
+        """Debian 12's Python 3.11.2 starts reading after `connection_made`, paused there or not.
+
+        What came in before somebody is ready for it would be lost.
+        """
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
+            transport.resume_reading()
+            transport.pause_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where octets go; a plain protocol would be handed 256 kB at once."""
