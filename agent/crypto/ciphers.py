@@ -29,7 +29,7 @@ from cryptography.exceptions import InvalidTag
 from agent.crypto.digest import bytes_eq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
     from cryptography.hazmat.primitives.hmac import HMAC
@@ -111,6 +111,23 @@ class AeadCipher:
         try:
             return self._decrypt(self._salt + iv, sealed, aad)
         except (InvalidTag, ValueError):  # ValueError: an IV that was cut short
+            raise IntegrityError from None
+
+    def seal_many(
+        self, ivs: Iterable[bytes], plaintexts: Iterable[bytes], aads: Iterable[bytes]
+    ) -> list[bytes]:
+        """`seal` of each with no step of the interpreter in between; IVs of the right length."""
+        salt = self._salt
+        return list(map(self._encrypt, [salt + iv for iv in ivs], plaintexts, aads))
+
+    def open_many(
+        self, ivs: Iterable[bytes], sealed: Iterable[bytes], aads: Iterable[bytes]
+    ) -> list[bytes]:
+        """`open` of each. Raises IntegrityError if any of them fails; then open them one by one."""
+        salt = self._salt
+        try:
+            return list(map(self._decrypt, [salt + iv for iv in ivs], sealed, aads))
+        except (InvalidTag, ValueError):
             raise IntegrityError from None
 
 
