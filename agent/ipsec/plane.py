@@ -24,6 +24,7 @@ from agent.ipsec.icmp import packet_too_big
 from agent.ipsec.segments import NO_VNET, Coalescer, Offload
 from agent.ipsec.spd import NOTHING, Grants, Verdict, covers
 from agent.ipsec.tunnel import EspSa, Tunnel
+from agent.wire import ip
 
 if TYPE_CHECKING:
     from agent.ipsec.sad import EspSaParameters
@@ -36,9 +37,6 @@ ROUTED_FLOWS = 4096
 GENERATION = 60.0
 """Seconds after which flows are looked up anew, so that UDP answers are awaited one to two minutes
 after our last packet (RFC 4787 §4.3 wants two minutes of a NAT, most give less)."""
-
-_SMALLEST = 20
-"""Octets of an IPv4 header."""
 
 MAX_ANSWERS = 16
 """Packet-too-big made in one batch; the sender of a burst needs one."""
@@ -174,7 +172,7 @@ class DataPlane:
         coalescer = Coalescer(self._offload)
         other: list[Received] = []
         foreign: list[Received] = []
-        plain: list[bytes] = []
+        plain: list[list[bytes]] = []
         running: EspSa | None = None
         for datagrams in batch:
             sa = self._sas.get(datagrams.data[:4])
@@ -203,20 +201,21 @@ class DataPlane:
             foreign.append(Received(datagrams.path, data[offset : offset + size]))
 
     def _open(
-        self, sa: EspSa, datagrams: Received, plain: list[bytes], foreign: list[Received]
+        self, sa: EspSa, datagrams: Received, plain: list[list[bytes]], foreign: list[Received]
     ) -> None:
         """Authenticate and decrypt; note what that says about the peer's place."""
         if sa.hard:
             self.counters["expired"] += 1
             return
         inbound, tunnel = sa.inbound, sa.tunnel
-        before, top = len(plain), inbound.window.top
-        inbound.open(datagrams.data, datagrams.segment or len(datagrams.data), plain)
+        top = inbound.window.top
+        opened = inbound.open(datagrams.data, datagrams.segment or len(datagrams.data))
         if inbound.foreign:
             foreign += [Received(datagrams.path, data) for data in inbound.foreign]
             inbound.foreign.clear()
-        if len(plain) == before:
+        if not opened:
             return
+        plain += opened
         if datagrams.path != tunnel.path and inbound.window.top > top and tunnel.is_newest(sa):
             self._move(tunnel, datagrams.path)
         self._active.add(tunnel.ike_id)
@@ -228,17 +227,19 @@ class DataPlane:
         self.set_path(tunnel.ike_id, path)
         self._moved[tunnel.ike_id] = path
 
-    def _deliver(self, sa: EspSa, plain: list[bytes], coalescer: Coalescer) -> None:
+    def _deliver(self, sa: EspSa, plain: list[list[bytes]], coalescer: Coalescer) -> None:
         """Check what came out of one SA in a row, and hand it on."""
         if not plain:
             return
-        sa.packets_in += len(plain)
-        sa.octets_in += sum(map(len, plain))
+        for run in plain:
+            sa.packets_in += len(run)
+            sa.octets_in += len(run) * len(run[0])
         self._expire(sa)
         if sa.tunnel.on_inbound(sa):
             self._reroute()
 
-        coalescer.add_run(plain, lambda opened: self._check(sa, opened, coalescer))
+        for run in plain:
+            coalescer.add_run(run, lambda opened: self._check(sa, opened, coalescer))
         coalescer.end_flows()
 
     def _check(self, sa: EspSa, opened: bytes, coalescer: Coalescer) -> None:
@@ -252,23 +253,37 @@ class DataPlane:
             self.counters["dummy"] += 1
             return
         packet = opened[:end]
-        flow = flows.read(packet)
-        if flow is None or next_header != (IPV6 if len(flow.source) == 16 else IPV4):
+        key = flows.flow_key(packet)
+        if key is not None and sa.verdicts.get(key) is Verdict.ACCEPT:
+            length: int | None = ip.length(packet) or 0
+        else:
+            length = self._judge(sa, packet)
+        if length is None:
+            return
+        if not length or next_header != (IPV6 if packet[0] >> 4 == 6 else IPV4):
             self.counters["malformed"] += 1
             return
+        # What follows the inner packet is traffic flow confidentiality (RFC 4303 §2.7).
+        coalescer.add(packet[:length], opened[length:], key)
+
+    def _judge(self, sa: EspSa, packet: bytes) -> int | None:
+        """The length of an inner packet that may pass; None, and counted, if it may not."""
+        flow = flows.read(packet)
+        if flow is None:
+            self.counters["malformed"] += 1
+            return None
         verdict = sa.verdict(flow)
         if verdict is None:
             self.counters["selectors"] += 1
-            return
+            return None
         if verdict and (
             verdict is Verdict.REFUSE
             or (verdict is Verdict.NO_OPENING and flow.opens)
             or (verdict is Verdict.ANSWER and not sa.tunnel.opened.awaits(flow))
         ):
             self.counters["not_granted"] += 1
-            return
-        # What follows the inner packet is traffic flow confidentiality (RFC 4303 §2.7).
-        coalescer.add(packet[: flow.length], opened[flow.length :], flow.key)
+            return None
+        return flow.length
 
     # Outbound
 
@@ -276,39 +291,40 @@ class DataPlane:
         """Seal inner packets read from the TUN device (without vnet header). Cannot fail."""
         if now >= self._next_generation:
             self._begin_generation(now)
-        routed = self._routed.get
-        busy: dict[Tunnel, None] = {}
-        last: Tunnel | None = None
-        for packet in packets:
-            size = len(packet)
-            if size < _SMALLEST:
-                self.counters["malformed"] += 1
-                continue
-            first = packet[0]
-            if first >> 4 == 6:
-                tunnel = routed(packet[6:44])
-            elif first == 0x45:
-                tunnel = routed(packet[6:10] + packet[12:24])
-            else:
-                tunnel = None
-            if tunnel is None:
-                tunnel = self._route(packet)
-                if tunnel is None:
-                    continue
-            if size > tunnel.mtu:
-                self._answer(packet, tunnel.mtu)
-                continue
-            if tunnel is not last:
-                busy[tunnel] = None
-                last = tunnel
-            (tunnel.ipv6 if first >= 0x60 else tunnel.ipv4).append(packet)
+        busy = self._sort(packets)
         transmits: list[Transmit] = []
         for tunnel in busy:
             for next_header, queue in ((IPV6, tunnel.ipv6), (IPV4, tunnel.ipv4)):
                 if queue:
+                    if max(map(len, queue)) > tunnel.mtu:
+                        self._answer(queue, tunnel.mtu)
                     transmits += self._seal_run(tunnel, queue, next_header)
                     queue.clear()
         return transmits
+
+    def _sort(self, packets: Sequence[bytes]) -> Iterable[Tunnel]:
+        """Put each packet into its tunnel's queue; returns the tunnels."""
+        routed = self._routed
+        busy: dict[Tunnel, None] = {}
+        last, queue = b"", list[bytes]()
+        for packet in filter(None, packets):
+            first = packet[0]
+            if first >> 4 == 6:
+                key = packet[6:44]
+            elif first == 0x45:
+                key = packet[6:10] + packet[12:24]
+            else:
+                key = b""
+            if key != last or not key:
+                tunnel = routed.get(key) or self._route(packet)
+                if tunnel is None:
+                    continue
+                busy[tunnel] = None
+                queue = tunnel.ipv6 if first >= 0x60 else tunnel.ipv4
+                # Only what `_route` has found to be a plain flow may follow without a look.
+                last = key if key in routed else b""
+            queue.append(packet)
+        return busy
 
     def _seal_run(self, tunnel: Tunnel, packets: list[bytes], next_header: int) -> list[Transmit]:
         """Seal packets of one family for one tunnel, as far as its SA's lifetime goes."""
@@ -345,10 +361,14 @@ class DataPlane:
         self.counters["no_tunnel"] += 1
         return None
 
-    def _answer(self, packet: bytes, mtu: int) -> None:
-        self.counters["too_big"] += 1
-        if len(self._answers) < MAX_ANSWERS and (answer := packet_too_big(packet, mtu)):
-            self._answers.append([NO_VNET, answer] if self._offload.vnet else [answer])
+    def _answer(self, queue: list[bytes], mtu: int) -> None:
+        """Take the packets out of `queue` that are larger than `mtu`, and tell their senders."""
+        for packet in queue:
+            if len(packet) > mtu:
+                self.counters["too_big"] += 1
+                if len(self._answers) < MAX_ANSWERS and (answer := packet_too_big(packet, mtu)):
+                    self._answers.append([NO_VNET, answer] if self._offload.vnet else [answer])
+        queue[:] = [packet for packet in queue if len(packet) <= mtu]
 
     # Both ways
 

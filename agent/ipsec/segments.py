@@ -18,13 +18,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.wire.ip import TCP, UDP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 MAX_SEGMENTS = 64
 """What one call may carry: UDP_MAX_SEGMENTS of kernels before 6.9, both ways."""
@@ -34,6 +34,9 @@ MAX_GROUP = 65000
 
 MAX_BUFFERS = 1000
 """Buffers of one writev (IOV_MAX is 1024)."""
+
+_AHEAD = 64
+"""Packets compared at once: a full GRO buffer."""
 
 NO_VNET = bytes(10)
 """The virtio-net header of a packet that stands for itself."""
@@ -86,12 +89,12 @@ def runs(lengths: Sequence[int], block: int, overhead: int) -> list[tuple[int, i
 class _Shape(NamedTuple):
     """Where things stand in the headers of a kind of packet, and what must be equal.
 
-    The masks select bits of the header as one big number; `same` everything but checksums and the
-    IPv4 identification, `last` not the lengths and PSH either.
+    `last` selects the bits of the header, as one big number, that the last packet of a group has in
+    common with the others: not checksums, IPv4 identification, lengths and PSH. `sequence_shift`
+    is the place of the TCP sequence number in it, -1 for UDP.
     """
 
     header: int
-    same: int
     last: int
     sequence_shift: int
     transport: int
@@ -104,101 +107,125 @@ def _shape(version: int, protocol: int, header: int) -> _Shape:
     transport = 40 if version == 6 else 20
     tcp = protocol == TCP
     checksum = transport + (16 if tcp else 6)
-    free = [(checksum, 2)]
-    lengths = [(4, 2)] if version == 6 else [(2, 2)]
-    if version == 4:
-        free += [(4, 2), (10, 2)]
+    free = [checksum, 4] if version == 6 else [checksum, 2, 4, 10]
     if not tcp:
-        lengths.append((transport + 4, 2))
-
-    def bits(ranges: list[tuple[int, int]]) -> int:
-        return sum(((1 << 8 * n) - 1) << 8 * (header - at - n) for at, n in ranges)
-
-    same = ((1 << 8 * header) - 1) & ~bits(free)
-    last = same & ~bits(lengths)
+        free.append(transport + 4)
+    last = (1 << 8 * header) - 1
+    for at in free:
+        last &= ~(0xFFFF << 8 * (header - at - 2))
     if tcp:
         last &= ~(_PSH << 8 * (header - transport - 14))
     gso = (_GSO_TCPV6 if version == 6 else _GSO_TCPV4) if tcp else _GSO_UDP
     shift = 8 * (header - transport - 8) if tcp else -1
-    return _Shape(header, same, last, shift, transport, gso, checksum - transport)
+    return _Shape(header, last, shift, transport, gso, checksum - transport)
+
+
+@lru_cache(maxsize=256)
+def _cut(shape: _Shape, payload: int, trailer: int) -> tuple[struct.Struct, int]:
+    """How packets of a group are cut into what is constant, what counts up and what is free.
+
+    The second of the result is the place of the sequence number among the fields, -1 without; the
+    payload is the last field but one.
+    """
+    at, header = shape.transport, shape.header
+    if at == 40:
+        fields, place = f"{at + 4}s", 1
+    else:
+        fields, place = "4s2x4s2x12s", 3
+    if shape.sequence_shift < 0:
+        fields, place = fields + "2s2x", -1
+    else:
+        fields += f"I8s2x{header - at - 18}s"
+    return struct.Struct(f">{fields}{payload}s{trailer}s"), place
 
 
 class Group:
-    """A super-packet that grows: `buffers` are those of its write, `room` the packets to come."""
+    """A super-packet that grows: `buffers` are those of its write, `room` packets may follow."""
 
     __slots__ = (
-        "buffers", "end", "expected", "header", "mask", "pushed", "room", "shape", "step", "trailer"
+        "_expected", "_next", "_octets", "_payload", "_shape", "_trailer",
+        "buffers", "pushed", "room",
     )  # fmt: skip
 
     def __init__(self, packet: bytes, trailer: bytes, shape: _Shape, buffers: list[bytes]) -> None:
-        self.shape = shape
+        self._shape = shape
+        self._trailer = trailer
         self.buffers = buffers
-        self.header = header = shape.header
-        self.mask = shape.same
-        self.end = len(packet)
-        self.trailer = trailer
-        payload = self.end - header
-        self.step = payload << shape.sequence_shift if shape.sequence_shift >= 0 else 0
-        self.expected = (int.from_bytes(packet[:header], "big") & shape.same) + self.step
         self.pushed = False
-        room = min(MAX_GROUP // payload, MAX_BUFFERS)
-        if shape.sequence_shift >= 0:
-            # The sum below must not run over into the port when the sequence number wraps.
-            sequence = int.from_bytes(packet[shape.transport + 4 : shape.transport + 8], "big")
-            room = min(room, (_SEQUENCE_END - 1 - sequence) // payload)
+        self._payload = payload = len(packet) - shape.header
+        self._octets = 0
+        self._expected = int.from_bytes(packet[: shape.header], "big")
+        self.room = min(MAX_GROUP // payload, MAX_BUFFERS)
+        self._next = 0
+        if shape.sequence_shift < 0:
+            self.room = min(self.room, MAX_SEGMENTS)
         else:
-            room = min(room, MAX_SEGMENTS)
-        self.room = room - 1
+            # A group ends where the sequence number wraps: it is added to as a part of the header.
+            sequence = int.from_bytes(packet[shape.transport + 4 : shape.transport + 8], "big")
+            self.room = min(self.room, (_SEQUENCE_END - 1 - sequence) // payload)
+            self._next = sequence
+        self._take([])
 
-    def extend(self, packet: bytes, following: Iterator[bytes]) -> bytes | None:
-        """Take `packet` and those `following` as long as each continues this group.
+    def _take(self, payloads: Sequence[bytes]) -> None:
+        """Add payloads; the first packet, which is there already, counts with none."""
+        count = len(payloads) or 1
+        self.buffers += payloads
+        self._octets += count * self._payload
+        self.room -= count
+        if self._shape.sequence_shift >= 0:
+            self._next += count * self._payload
+            self._expected += count * self._payload << self._shape.sequence_shift
 
-        Returns the first that does not, None if there are no more. Once a packet, hence the names.
+    def extend(self, packets: list[bytes]) -> int:
+        """Take as many `packets`, all of one length, as continue this group; returns how many.
+
+        There are no more than there is room for, and at least one. Column by column, because
+        packet by packet the interpreter's comparisons would cost as much as decryption.
         """
-        from_bytes, append = int.from_bytes, self.buffers.append
-        header, mask, end, trailer, step = (
-            self.header, self.mask, self.end, self.trailer, self.step,
-        )  # fmt: skip
-        expected, room = self.expected, self.room
-        rest: bytes | None = None
-        for packet in chain((packet,), following):  # noqa: B020 - the first of them
-            if (
-                from_bytes(packet[:header], "big") & mask != expected
-                or packet[end:] != trailer
-                or not room
-            ):
-                rest = packet
-                break
-            append(packet[header:end])
-            expected += step
-            room -= 1
-        self.expected, self.room = expected, room
-        return rest
+        if len(packets[0]) != self._shape.header + self._payload + len(self._trailer):
+            return 0
+        cut, place = _cut(self._shape, self._payload, len(self._trailer))
+        first = cut.unpack(self.buffers[1] + self._trailer)
+        columns = list(zip(*map(cut.unpack, packets), strict=True))
+        payloads = columns[-2]
+        taken = count = len(packets)
+        for index, column in enumerate(columns):
+            if index == place:
+                last = self._next + count * self._payload
+                expected = tuple(range(self._next, last, self._payload))
+                if column != expected:
+                    taken = min(taken, _agreeing(column, expected))
+            elif column is not payloads and column.count(first[index]) != count:
+                taken = min(taken, _agreeing(column, repeat(first[index])))
+        if taken:
+            self._take(payloads[:taken])
+        return taken
 
     def took_last(self, packet: bytes) -> bool:
         """End this group with `packet` if that fits: it may be shorter, and it may say PSH."""
-        shape = self.shape
+        shape = self._shape
         header = int.from_bytes(packet[: shape.header], "big")
         if (
             self.room <= 0
-            or not shape.header < len(packet) <= self.end
-            or header & shape.last != self.expected & shape.last
+            or not 0 < len(packet) - shape.header <= self._payload
+            or header & shape.last != self._expected & shape.last
         ):
             return False
         self.buffers.append(packet[shape.header :])
+        self._octets += len(packet) - shape.header
         self.pushed = shape.gso != _GSO_UDP and bool(packet[shape.transport + 13] & _PSH)
         return True
 
     def finish(self) -> None:
         """Write the super-packet's header into its buffers."""
-        buffers, shape = self.buffers, self.shape
+        buffers, shape = self.buffers, self._shape
         if len(buffers) < 3:
             return
         first = buffers[1]
         header = bytearray(first[: shape.header])
         buffers[1] = first[shape.header :]
-        total = shape.header + sum(map(len, buffers)) - len(buffers[0])
         transport = shape.transport
+        total = shape.header + self._octets
         length = total - transport
         if transport == 40:
             header[4:6] = length.to_bytes(2, "big")
@@ -219,12 +246,21 @@ class Group:
         self._finish_vnet()
 
     def _finish_vnet(self) -> None:
-        shape = self.shape
+        shape = self._shape
         vnet = _VNET(
-            _NEEDS_CSUM, shape.gso, shape.header, self.end - shape.header,
-            shape.transport, shape.checksum,
-        )  # fmt: skip
+            _NEEDS_CSUM, shape.gso, shape.header, self._payload, shape.transport, shape.checksum
+        )
         self.buffers[0] = vnet + self.buffers[0]
+
+
+def _agreeing(column: Iterable[object], expected: Iterable[object]) -> int:
+    """How many agree before the first that does not."""
+    count = 0
+    for one, other in zip(column, expected, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
 
 
 def _sum(data: bytes | bytearray) -> int:
@@ -244,25 +280,32 @@ class Coalescer:
         """Groups that may still grow, by flow key (see `flow.key`)."""
         self._groups: list[Group] = []
 
-    def add_run(self, plain: Iterable[bytes], check: Callable[[bytes], None]) -> None:
+    def add_run(self, plain: list[bytes], check: Callable[[bytes], None]) -> None:
         """Append to open groups what continues them, as it was opened, with its trailer.
 
-        All else goes to `check`, which gives to `add` what it lets pass. What continues a group
-        needs no check of its own: addresses, protocol, ports, lengths and trailer are those of a
-        packet that was checked.
+        `plain` are of one length. All else goes to `check`, which gives to `add` what it lets pass.
+        What continues a group needs no check of its own: addresses, protocol, ports, lengths and
+        trailer are those of a packet that was checked.
         """
         find = self.open.get
-        packets = iter(plain)
-        packet = next(packets, None)
-        while packet is not None:
+        at, ahead = 0, _AHEAD
+        stuck: Group | None = None
+        while at < len(plain):
+            packet = plain[at]
             group = find(packet[6:44] if packet[0] >> 4 == 6 else packet[6:10] + packet[12:24])
-            if group is not None:
-                rest = group.extend(packet, packets)
-                if rest is not packet:
-                    packet = rest
-                    continue
-            check(packet)
-            packet = next(packets, None)
+            if group is None or group is stuck or not group.room:
+                check(packet)
+                at += 1
+                stuck = None
+                continue
+            window = plain[at : at + min(ahead, group.room)]
+            taken = group.extend(window)
+            at += taken
+            if taken == len(window):
+                ahead = min(_AHEAD, 2 * ahead)
+            else:
+                # Flows that alternate must not make us look at everything again and again.
+                ahead, stuck = max(4, 2 * taken), group
 
     def add(self, packet: bytes, trailer: bytes, key: bytes | None) -> None:
         """Write `packet`, in a group if it fits one.

@@ -14,7 +14,7 @@ from agent.io.tun import Tun
 
 ROOT = Path(__file__).parents[3]
 PRELUDE = """
-import os, socket, subprocess
+import itertools, os, socket, subprocess
 from agent.io.tun import Tun
 from agent.ipsec import Offload
 from agent.ipsec.flow import flow_key
@@ -26,7 +26,8 @@ def ip(*words):
 
 def writes(tun, packets):
     coalescer = Coalescer(Offload(tun.vnet, tun.udp_segmentation))
-    coalescer.add_run(packets, lambda p: coalescer.add(p, b"", flow_key(p)))
+    for _, run in itertools.groupby(packets, len):
+        coalescer.add_run(list(run), lambda p: coalescer.add(p, b"", flow_key(p)))
     return coalescer.finish()
 
 def ready():

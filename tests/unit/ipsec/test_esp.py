@@ -31,7 +31,8 @@ def ends(suite=GCM, *, esn=False):
 def opened(inbound, *packets):
     plain = []
     for packet in packets:
-        inbound.open(packet, len(packet), plain)
+        for run in inbound.open(packet, len(packet)):
+            plain += run
     return plain
 
 
@@ -68,7 +69,8 @@ def test_what_is_sealed_is_opened(suite, esn, sizes):
     packets = [octets(n)(n) for n in sizes]
     plain = []
     for transmit in outbound.seal(packets, IPV6, PATH_A):
-        inbound.open(transmit.data, transmit.segment or len(transmit.data), plain)
+        for run in inbound.open(transmit.data, transmit.segment or len(transmit.data)):
+            plain += run
     assert [p[: -2 - p[-2]] for p in plain] == packets
     assert {p[-1] for p in plain} == {41}
     assert outbound.sequence == inbound.window.top == len(packets)
@@ -139,8 +141,7 @@ def test_packets_of_another_sa_in_the_same_buffer_are_handed_back():
     outbound, inbound = ends()
     [first, second] = datagrams(outbound.seal([echo(), echo()], IPV6, PATH_A))
     stranger = b"\xee" * len(first)
-    plain = []
-    inbound.open(first + stranger + second, len(first), plain)
+    [plain] = inbound.open(first + stranger + second, len(first))
     assert len(plain) == 2
     assert inbound.foreign == [stranger]
 
@@ -149,9 +150,8 @@ def test_a_shorter_last_datagram():
     outbound, inbound = ends()
     transmits = outbound.seal([bytes(100), bytes(100), bytes(20)], IPV6, PATH_A)
     assert [(t.segment, len(t.data)) for t in transmits] == [(136, 136 * 2 + 56)]
-    plain = []
-    inbound.open(transmits[0].data, transmits[0].segment, plain)
-    assert [len(p) for p in plain] == [104, 104, 24]
+    plain = inbound.open(transmits[0].data, transmits[0].segment)
+    assert [[len(p) for p in run] for run in plain] == [[104, 104], [24]]
 
 
 @SUITES
