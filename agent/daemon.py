@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from agent.engine.entries import MediatorEntry, PeerEntry
     from agent.house import House
     from agent.services import Services
-    from agent.wire.selectors import TrafficSelector
 
 log = logging.getLogger("agent.daemon")
 
@@ -75,6 +74,7 @@ class Daemon:
         self._netlink = Netlink()
         self._watch = NetlinkWatch()
         self.tun: Tun | None = None
+        self._device = 0  # interface index of the TUN device
         self.port = 0
         self._open()
         self.engine = Engine(
@@ -192,12 +192,13 @@ class Daemon:
         self._open_sockets(config.port, with_ike_port=config.mediate is not None or config.direct)
         if config.needs_tun:
             self.tun = Tun(config.tun, config.mtu)
-            self._watch.ignored.add(self._netlink.index(self.tun.name))
-            self._netlink.add_address(self.tun.name, self.house.keys.address, 128)
+            self._device = self._netlink.index(self.tun.name)
+            self._watch.ignored.add(self._device)
+            self._netlink.add_address(self._device, self.house.keys.address, 128)
             for text in config.addresses:
                 host, _, length = text.partition("/")
                 ip = Address.parse(host, 0).ip
-                self._netlink.add_address(self.tun.name, ip, int(length or len(ip) * 8))
+                self._netlink.add_address(self._device, ip, int(length or len(ip) * 8))
 
     def _open_sockets(self, port: int, *, with_ike_port: bool) -> None:
         natt = UdpSocket(port)
@@ -259,11 +260,10 @@ class Daemon:
             self._drain()
 
     def _tell_addresses(self) -> None:
-        own = self._netlink.index(self.tun.name) if self.tun else 0
         addresses = [
             Address(a.ip, self.port)
             for a in self._netlink.addresses()
-            if a.index != own and usable(a.ip)
+            if a.index != self._device and usable(a.ip)
         ]
         self.engine.set_local_addresses(addresses, monotonic())
 
@@ -307,14 +307,13 @@ class Daemon:
 
     def _arm(self) -> None:
         deadline = self.engine.next_timeout()
-        if deadline == self._armed:
-            return
+        if deadline is None or (self._armed is not None and self._armed <= deadline):
+            return  # a timer that comes too early finds nothing to do, and is armed anew then
         if self._timer is not None:
             self._timer.cancel()
-        self._armed, self._timer = deadline, None
-        if deadline is not None:
-            delay = max(0.0, deadline - monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+        delay = max(0.0, deadline - monotonic())
+        self._armed = deadline
+        self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -369,12 +368,11 @@ class Daemon:
             self._netlink_try(self._netlink.del_address, ip, len(ip) * 8)
 
     def _netlink_try(self, verb: Callable[..., object], ip: bytes, length: int) -> None:
-        assert self.tun is not None
         try:
             if verb.__name__.endswith("route"):
-                verb(ip, length, self.tun.name)
+                verb(ip, length, self._device)
             else:
-                verb(self.tun.name, ip, length)
+                verb(self._device, ip, length)
         except OSError as error:
             log.warning("%s %s/%d: %s", verb.__name__, str_address(ip), length, error)
 
@@ -420,14 +418,5 @@ def _because(error: str) -> str:
 def _prefixes(tunnel: TunnelUp | None) -> list[tuple[bytes, int]]:
     found: list[tuple[bytes, int]] = []
     for selector in tunnel.remote_ts if tunnel else ():
-        found += _selector_prefixes(selector)
+        found += selector.prefixes()
     return list(dict.fromkeys(found))
-
-
-def _selector_prefixes(selector: TrafficSelector) -> list[tuple[bytes, int]]:
-    """A range of addresses as prefixes, largest first."""
-    import ipaddress
-
-    first, last = ipaddress.ip_address(selector.start), ipaddress.ip_address(selector.end)
-    networks = ipaddress.summarize_address_range(first, last)
-    return [(n.network_address.packed, n.prefixlen) for n in networks]

@@ -32,6 +32,9 @@ async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
         stream=sys.stderr,
     )
     logging.raiseExceptions = False  # a full disk behind stderr must not end anything
+    # Nothing of this is printed, and asking for it takes longer than the rest of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     notifier = Notifier()
     storage.make_folder(layout.run, 0o755)
     commands: Commands | None = None

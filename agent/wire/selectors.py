@@ -128,6 +128,22 @@ class TrafficSelector:
             return None
         return TrafficSelector(self.protocol or other.protocol, *ports, start, end)
 
+    def prefixes(self) -> list[tuple[bytes, int]]:
+        """Its addresses as the fewest networks, for routes: address and length of the prefix."""
+        octets = len(self.start)
+        if self.start == self.end:
+            return [(self.start, octets * 8)]
+        first, last = int.from_bytes(self.start, "big"), int.from_bytes(self.end, "big")
+        found: list[tuple[bytes, int]] = []
+        while first <= last:
+            # As large as the distance to the end allows, and as the address is aligned to.
+            host_bits = (last - first + 1).bit_length() - 1
+            if first:
+                host_bits = min(host_bits, (first & -first).bit_length() - 1)
+            found.append((first.to_bytes(octets, "big"), octets * 8 - host_bits))
+            first += 1 << host_bits
+        return found
+
     def __str__(self) -> str:
         text = _format_addresses(self.start, self.end)
         ports = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 
 import pytest
@@ -222,3 +223,36 @@ def test_narrowing_is_bounded():
     offered = [TrafficSelector.host(bytes([10, 0, 0, n])) for n in range(255)]
     policy = [ts("0.0.0.0/0"), ts("10.0.0.0/8")]
     assert narrow(offered, policy) == tuple(offered[:MAX_NARROWED])
+
+
+@pytest.mark.parametrize(
+    ("text", "prefixes"),
+    [
+        ("10.1.2.3", ["10.1.2.3/32"]),
+        ("10.1.0.0/16", ["10.1.0.0/16"]),
+        ("0.0.0.0/0", ["0.0.0.0/0"]),
+        ("::/0", ["::/0"]),
+        ("fd00::5", ["fd00::5/128"]),
+        ("10.0.0.1-10.0.0.6", ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32"]),
+        ("0.0.0.0-0.0.0.4", ["0.0.0.0/30", "0.0.0.4/32"]),
+        ("255.255.255.254-255.255.255.255", ["255.255.255.254/31"]),
+    ],
+)
+def test_prefixes(text, prefixes):
+    networks = map(ipaddress.ip_network, prefixes)
+    assert ts(text).prefixes() == [(n.network_address.packed, n.prefixlen) for n in networks]
+
+
+@pytest.mark.parametrize("octets", [4, 16])
+def test_prefixes_agree_with_the_standard_library(octets):
+    rng = random.Random(octets)
+    for _ in range(200):
+        start, end = sorted(rng.randbytes(octets) for _ in range(2))
+        first, last = ipaddress.ip_address(start), ipaddress.ip_address(end)
+        networks = ipaddress.summarize_address_range(first, last)
+        expected = [(n.network_address.packed, n.prefixlen) for n in networks]
+        assert TrafficSelector(0, 0, 65535, start, end).prefixes() == expected
+
+
+def test_a_backward_range_has_no_prefixes():
+    assert BACKWARDS.prefixes() == []
