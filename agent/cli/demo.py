@@ -3,15 +3,18 @@ controller, an operator, each in its own network namespace. Leaves nothing behin
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.ask import print_json
 from agent.operations import sandbox
-from agent.operations.lab import Lab, check_can_build, remove_kept
+from agent.operations.lab import Lab, remove_kept, remove_stale
 
 if TYPE_CHECKING:
     import argparse
+    from typing import TextIO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, show, clean up."""
     if args.stop:
-        removed = remove_kept()
-        print(f"Removed {len(removed)} namespaces." if removed else "Nothing was left running.")
+        remove_stale()
+        print("Stopped." if remove_kept() else "Nothing was left running.")
         return 0
-    strongswan = args.server == "strongswan"
-    missing = sandbox.missing_packages(strongswan=strongswan)
+    missing = sandbox.missing_packages(strongswan=args.server == "strongswan")
     if missing:
-        print(f"Installing {' '.join(missing)} …", file=sys.stderr)
+        if sandbox.can_install():
+            print(f"Installing {' '.join(missing)} …", file=sys.stderr)
         sandbox.install_packages(missing)
     if sandbox.needs_user_namespace():
-        return sandbox.enter_user_namespace([sys.executable, "-P", "-m", "agent", *sys.argv[1:]])
-    check_can_build()
+        remove_stale()  # from out here, as what is inside may not look into other user namespaces
+        sandbox.enter_user_namespace([sys.executable, "-P", "-m", "agent", *sys.argv[1:]])
+    return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
     from agent.operations.demo import Step, demonstrate
 
     def tell(step: Step) -> None:
@@ -60,21 +67,29 @@ def run(args: argparse.Namespace) -> int:
     elif not args.json:
         print("\nAll of it worked: the setpoint went through two NATs, end to end encrypted.")
     if args.keep:
-        _explain(lab, to_stderr=args.json)
+        _explain(lab, result.address, out=sys.stderr if args.json else sys.stdout)
     return 0 if result.ok else 1
 
 
-def _explain(lab: Lab, *, to_stderr: bool) -> None:
-    out = sys.stderr if to_stderr else sys.stdout
-    operator = lab.namespaces["operator"].full
-    command = f"ip netns exec {operator} ./hearthgate --root {lab.folder}/operator"
-    print(
-        f"\nStill running; its files are in {lab.folder}. Try:\n"
-        f"  {command} status\n"
-        f"  {command} get cabin boiler\n"
-        f"  {command} set cabin boiler.setpoint 19\n"
-        f"  {command} disconnect cabin\n"
-        f"  ./hearthgate --root {lab.folder}/gateway audit\n"
-        "and when you are done:\n  ./hearthgate demo --stop",
-        file=out,
-    )
+def _explain(lab: Lab, address: str, *, out: TextIO) -> None:
+    launcher = Path(__file__).resolve().parents[2] / "hearthgate"
+    command = shlex.quote(str(launcher)) if launcher.exists() else "hearthgate"
+    if launcher.parent == Path.cwd():
+        command = "./hearthgate"
+    operator = lab.namespaces["operator"]
+    if sandbox.is_inside():  # its names are in a mount namespace of its own
+        enter = f"nsenter --preserve-credentials --user --net --target {operator.children[0].pid}"
+    else:
+        enter = f"ip netns exec {operator.full}"
+    as_operator = f"{command} --root {lab.folder}/operator"
+    lines = [
+        f"{as_operator} status",
+        f"{as_operator} get cabin boiler",
+        f"{as_operator} set cabin boiler.setpoint 19",
+        f"{command} --root {lab.folder}/gateway audit",
+        *([f"{enter} ping {address}"] if address else []),
+        f"{as_operator} disconnect cabin",
+    ]
+    print(f"\nStill running; its files are in {lab.folder}. Try:", file=out)
+    print("".join(f"  {line}\n" for line in lines), end="", file=out)
+    print(f"and when you are done:\n  {command} demo --stop", file=out)

@@ -23,11 +23,12 @@ from agent.io.local import ControlClient
 from agent.layout import Layout
 from agent.operations import strongswan
 from agent.operations.controller import EXAMPLE_TOML
-from agent.operations.lab import Lab, Namespace, TwoNats
+from agent.operations.lab import Lab, Namespace, TwoNats, check_can_build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
 START_SECONDS = 20.0  # for a daemon to answer, on a slow board under load
 NEW_SETPOINT = 21.5
@@ -56,6 +57,7 @@ class Result:
     written: float | None = None
     read_back: float | None = None
     refused: str = ""
+    address: str = ""  # the gateway's inner address; not in the JSON
 
     @property
     def ok(self) -> bool:
@@ -217,7 +219,7 @@ class Demo:
     def _connect(self) -> str:
         started = time.monotonic()
         answer = self.ask("operator", command="connect", peer=NAME)
-        address = answer["address"]
+        address = self.result.address = answer["address"]
         if not self.net.operator.ping(address, seconds=2.0):
             raise UnavailableError(f"no echo from {address}")
         self.result.connect_to_first_echo_s = round(time.monotonic() - started, 3)
@@ -309,32 +311,40 @@ class Demo:
 
 def demonstrate(server: str, *, keep: bool, tell: Callable[[Step], None]) -> tuple[Result, Lab]:
     """Run it all. With `keep` the laboratory stays; else nothing is left behind."""
-    lab = Lab("demo")
-    demo = Demo(lab, server, tell)
     with _terminable():
+        check_can_build()
+        lab = Lab("demo")
+        demo = Demo(lab, server, tell)
         try:
             with contextlib.suppress(StepFailedError):
                 demo.run()
             if keep:
                 lab.keep()
         finally:
-            lab.close()
+            with _handled(signal.SIG_IGN):  # an impatient second Ctrl-C must not leave half of it
+                lab.close()
     return demo.result, lab
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> contextlib.AbstractContextManager[None]:
     """Clean up after SIGTERM and SIGHUP as after Ctrl-C."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGHUP)}
+    return _handled(stop)
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """`handler` for all signals that end a program politely."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _line(child: subprocess.Popen[bytes], what: str) -> str:

@@ -18,15 +18,14 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agent.errors import PlatformError
+from agent.operations.processes import end_children, end_processes, inode_of, start_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,13 +34,14 @@ if TYPE_CHECKING:
 NETNS = Path("/run/netns")
 KEPT = "kept"
 """A file of this name in a laboratory's folder says that it outlives its process on purpose."""
-TERMINATE_SECONDS = 3.0
-"""How long a process may take to end by itself; charon and our daemon need well under one."""
 
 PUBLIC = "203.0.113"
 """The public segment (TEST-NET-3 of RFC 5737)."""
 PUBLIC6 = "2001:db8:113:"
 """The same for IPv6 (documentation prefix of RFC 3849)."""
+
+MARK = "HEARTHGATE_LAB"
+"""In the environment of every process that a laboratory starts: the laboratory's folder."""
 
 _OWNER = re.compile(r"^hg-([0-9a-z]+)-([0-9a-z]+)-")
 _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,20}$")
@@ -78,6 +78,7 @@ class Namespace:
 
     name: str
     full: str
+    mark: str = ""
     children: list[subprocess.Popen[bytes]] = field(default_factory=list, repr=False)
 
     def argv(self, command: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -111,7 +112,7 @@ class Namespace:
         """
         child = subprocess.Popen(
             self.argv(command),
-            env=None if env is None else dict(env),
+            env={**(os.environ if env is None else env), MARK: self.mark},
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -155,9 +156,9 @@ class Lab:
         """A new host without any link but its loopback."""
         if not _NAME.match(name) or name in self.namespaces:
             raise ValueError(f"not a new name for a host: {name!r}")
-        host = Namespace(name, _free_name(self._prefix, name))
+        host = Namespace(name, _free_name(self._prefix, name), str(self.folder))
+        self.namespaces[name] = host  # first: an interruption must not leave it behind
         _call(["ip", "netns", "add", host.full])
-        self.namespaces[name] = host
         host.shell(
             "ip link set lo up\n"
             # Addresses are ready at once: there is nobody else on these links to ask.
@@ -238,8 +239,8 @@ class Lab:
         if self.is_kept:
             return
         # A child that has only just been started need not be in its namespace yet: by pid first.
-        _end([child for host in self.namespaces.values() for child in host.children])
-        _remove([host.full for host in self.namespaces.values()])
+        end_children([child for host in self.namespaces.values() for child in host.children])
+        _remove([host.full for host in self.namespaces.values()], [self.folder])
         self.namespaces.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -313,25 +314,36 @@ def check_can_build() -> None:
 
 
 def remove_stale() -> list[str]:
-    """Remove laboratories whose process is gone (crash, kill); returns their namespaces."""
+    """Remove laboratories whose process is gone (crash, kill); returns namespaces and folders."""
     return _remove_owned(lambda owner: not _is_alive(owner) and not _is_kept(owner))
 
 
 def remove_kept(owner: str = "") -> list[str]:
-    """Remove laboratories that were kept on purpose (of one `Lab.owner`, or all); returns names."""
+    """Remove laboratories that were kept on purpose (of one `Lab.owner`, or all); the same."""
     return _remove_owned(lambda tag: _is_kept(tag) and owner in ("", "-".join(tag)))
 
 
 def _remove_owned(condition: Callable[[tuple[str, str]], bool]) -> list[str]:
     names = [entry.name for entry in NETNS.iterdir()] if NETNS.is_dir() else []
     chosen = [n for n in names if (m := _OWNER.match(n)) and condition((m[1], m[2]))]
-    if chosen:
-        _remove(chosen)
-    for folder in _folders("*"):
-        matched = _OWNER.match(folder.name)
-        if matched and condition((matched[1], matched[2])):
-            shutil.rmtree(folder, ignore_errors=True)
-    return chosen
+    folders = [f for f in _folders("*") if (m := _OWNER.match(f.name)) and condition((m[1], m[2]))]
+    if chosen or folders:
+        _remove(chosen, folders)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [*chosen, *map(str, folders)]
+
+
+def _remove(names: Sequence[str], folders: Sequence[Path]) -> None:
+    """End what runs in the namespaces or was started by these laboratories, delete the namespaces.
+
+    Both are asked for: a process may have left its namespace, and those of an ordinary user have
+    no name outside of the mount namespace that he got for them. Cannot fail.
+    """
+    inodes = {inode for name in names if (inode := inode_of(NETNS / name)) is not None}
+    end_processes(inodes, [f"{MARK}={folder}".encode() for folder in folders])
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def _folders(owner: str) -> list[Path]:
@@ -350,22 +362,12 @@ def _is_kept(owner: tuple[str, str]) -> bool:
 
 def _own_tag() -> str:
     pid = os.getpid()
-    return f"{_base36(pid)}-{_base36(_start_ticks(pid) or 0)}"
+    return f"{_base36(pid)}-{_base36(start_ticks(pid) or 0)}"
 
 
 def _is_alive(owner: tuple[str, str]) -> bool:
     pid, started = (int(part, 36) for part in owner)
-    return _start_ticks(pid) == started
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When process `pid` started, in clock ticks since boot; None if there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return start_ticks(pid) == started
 
 
 def _base36(number: int) -> str:
@@ -383,57 +385,6 @@ def _free_name(prefix: str, name: str) -> str:
         number += 1
         candidate = f"{prefix}{name}-{number}"
     return candidate
-
-
-def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End children of this process, all at once, and take their status."""
-    for child in children:
-        if child.poll() is None:
-            child.terminate()
-    deadline = time.monotonic() + TERMINATE_SECONDS
-    for child in children:
-        try:
-            child.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _remove(names: Sequence[str]) -> None:
-    """End what runs in the namespaces, first politely, then delete them. Cannot fail."""
-    inodes = {inode for name in names if (inode := _inode(NETNS / name)) is not None}
-    for signal_number, seconds in ((signal.SIGTERM, TERMINATE_SECONDS), (signal.SIGKILL, 1.0)):
-        pids = _processes_in(inodes)
-        if not pids:
-            break
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal_number)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and any(_start_ticks(pid) for pid in pids):
-            time.sleep(0.01)
-    for name in names:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
-
-
-def _processes_in(inodes: set[int]) -> list[int]:
-    """Processes whose network namespace is one of `inodes` (never this one)."""
-    own = os.getpid()
-    return [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit()
-        and int(entry.name) != own
-        and _inode(entry / "ns" / "net") in inodes
-        and _start_ticks(int(entry.name)) is not None
-    ]
 
 
 def _call(

@@ -1,6 +1,6 @@
 """What the laboratory needs of the machine: Debian packages and rights."""
 
-# ruff: noqa: S603, S607
+# ruff: noqa: S603, S606, S607
 # The arguments are this module's own; apt-get and unshare stand where the system has them.
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from agent.errors import UnavailableError
 
@@ -42,7 +43,7 @@ def missing_packages(*, strongswan: bool = False) -> list[str]:
 def install_packages(packages: Sequence[str]) -> None:
     """Install Debian packages. Raises UnavailableError that tells what to do instead."""
     listing = " ".join(packages)
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+    if not can_install():
         raise UnavailableError(
             f"This needs programs that are not installed: {listing}. "
             f"On Debian: sudo apt-get install {listing}"
@@ -65,17 +66,27 @@ def _stop_services(packages: Sequence[str]) -> None:
         subprocess.run(stop, capture_output=True, check=False)
 
 
+def can_install() -> bool:
+    """Whether this process may install Debian packages."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
 def needs_user_namespace() -> bool:
     """Whether this process may not make network namespaces as it is."""
     return os.geteuid() != 0
 
 
-def enter_user_namespace(argv: Sequence[str]) -> int:
-    """Run `argv` again as root of a new user, network and mount namespace; returns its status.
+def is_inside() -> bool:
+    """Whether this process runs in the user namespace that `enter_user_namespace` made."""
+    return bool(os.environ.get(SANDBOX_VARIABLE))
+
+
+def enter_user_namespace(argv: Sequence[str]) -> NoReturn:
+    """Become `argv` as root of a new user, network and mount namespace, in this very process.
 
     Raises UnavailableError where the kernel does not let ordinary users do so.
     """
-    if os.environ.get(SANDBOX_VARIABLE):
+    if is_inside():
         raise UnavailableError("A user namespace was made and still there are no rights in it.")
     if shutil.which("unshare") is None:
         raise UnavailableError("This needs root, or the program unshare (Debian: util-linux).")
@@ -92,7 +103,8 @@ def enter_user_namespace(argv: Sequence[str]) -> int:
     env = {**os.environ, SANDBOX_VARIABLE: "1"}
     env["PATH"] = env.get("PATH", "") + ":/usr/sbin:/sbin"
     command = ["unshare", "-Urnm", "sh", "-c", script, "sh", *argv]
-    return subprocess.run(command, env=env, check=False).returncode
+    sys.stdout.flush()
+    os.execvpe(command[0], command, env)
 
 
 def _exists(program: str, path: str) -> bool:

@@ -13,8 +13,16 @@ import pytest
 from agent.errors import PlatformError
 from agent.operations import lab as laboratory
 from agent.operations.lab import Lab, TwoNats
+from agent.operations.processes import start_ticks
 
 pytestmark = pytest.mark.netns
+
+
+def wait_until_inside(pid):
+    deadline = time.monotonic() + 5
+    while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_private_hosts_reach_the_public_and_nobody_reaches_them(nats):
@@ -51,14 +59,37 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start():
         name, pid, folder = owner.stdout.readline().decode().split()
         # Its own children live until the next start: nobody else would end them.
         owner.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_inside(pid)
     laboratory.remove_stale()
     assert not (laboratory.NETNS / name).exists()
     assert not os.path.exists(folder)
-    assert laboratory._start_ticks(int(pid)) is None
+    assert start_ticks(int(pid)) is None
+
+
+def test_what_left_its_namespace_is_ended_too():
+    """As with an ordinary user's laboratory, whose namespaces have no name outside of it."""
+    with Lab() as lab:
+        host = lab.namespace("host")
+        child = host.popen(["sleep", "600"])
+        wait_until_inside(child.pid)
+        host.children.clear()
+        subprocess.run(["ip", "netns", "del", host.full], check=True)
+    assert child.wait(5) == -signal.SIGTERM
+
+
+def test_an_interruption_while_a_host_is_made_leaves_nothing(monkeypatch):
+    made = []
+
+    def interrupted(argv, *rest, **more):
+        subprocess.run(argv, check=True)
+        made.append(argv[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(laboratory, "_call", interrupted)
+    with pytest.raises(KeyboardInterrupt), Lab() as lab:
+        lab.namespace("host")
+    assert made
+    assert not (laboratory.NETNS / made[0]).exists()
 
 
 def test_a_kept_laboratory_stays_until_it_is_removed_on_purpose():
