@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__, profiles
+from agent.bridge.devices import NAME as DEVICE_NAME
 from agent.bridge.grants import MAX_GRANTS, Role, parse_grant
 from agent.bridge.grants import Peer as BridgePeer
 from agent.config import NAME, ROLES
@@ -369,6 +370,7 @@ class Commands:
         self, send: Send, device: str, peer: str = "", point: str | None = None
     ) -> Any:  # noqa: ANN401  # JSON
         """Read points of a device, through the tunnel or here."""
+        self._check_point(device, point)
         if not peer:
             return await self._services().get(device, point, LOCAL)
         path = f"/api/points/{device}" + (f"/{point}" if point else "")
@@ -378,6 +380,7 @@ class Commands:
         self, send: Send, device: str, point: str, value: object, peer: str = ""
     ) -> Any:  # noqa: ANN401  # JSON
         """Write a point; limits are checked where the device is."""
+        self._check_point(device, point)
         if not peer:
             return await self._services().set(device, point, value, LOCAL)
         return await self._ask(peer, send, "PUT", f"/api/points/{device}/{point}", {"value": value})
@@ -422,6 +425,13 @@ class Commands:
                 f"{name} stands in {self.house.layout.config}; change it there by hand."
             )
         raise UnknownNameError(_no_such_peer(name, list(self.house.peers.peers)))
+
+    @staticmethod
+    def _check_point(device: str, point: str | None) -> None:
+        """They become part of a path; what is no name is nobody's."""
+        for what, name in (("device", device), ("point", point)):
+            if name is not None and not DEVICE_NAME.fullmatch(name):
+                raise UnknownNameError(f"There is no {what} {name!r:.40}.")
 
     @staticmethod
     def _check_name(name: str) -> None:

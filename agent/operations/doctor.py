@@ -94,7 +94,7 @@ def _files(layout: Layout) -> Iterator[Finding]:
         else:
             yield Finding("keys", True, f"{path} is private")
     folder = layout.state
-    while not folder.exists():
+    while not os.path.exists(folder):  # no right to look counts as not there
         folder = folder.parent
     room = os.statvfs(folder)
     free = room.f_bavail * room.f_frsize
@@ -108,7 +108,7 @@ def _config(layout: Layout) -> tuple[Config | None, Finding]:
         config = read_config(layout)
     except (HearthgateError, BoardError) as error:
         return None, Finding("configuration", False, error.sentence)
-    if not layout.config.exists():
+    if not os.path.exists(layout.config):
         return config, Finding("configuration", None, f"{layout.config} is not there; defaults")
     return config, Finding("configuration", True, str(layout.config))
 

@@ -1,0 +1,271 @@
+"""What goes wrong while the daemon runs: a sentence for the person, and it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.crypto.auth import key_text
+from agent.operations.lab import Lab, TwoNats
+from tests.lab.daemon import Hearthgate
+from tests.support.pair import key_of
+from tests.unit.cli.conftest import mediator_line
+from tests.unit.daemon.process import wait
+
+pytestmark = pytest.mark.netns
+
+SEED = bytes(range(32))
+
+
+@pytest.fixture(scope="module")
+def street():
+    """Two houses on one segment, a and b, without NAT."""
+    with Lab("bad") as lab:
+        switch = lab.switch("net")
+        hosts = []
+        for number, name in enumerate("ab", 1):
+            host = lab.namespace(name)
+            lab.connect(host, "eth0", switch, [f"203.0.113.{number}/24"])
+            hosts.append(host)
+        yield lab, hosts
+
+
+def two(street, name: str, here: str, there: str):
+    lab, (a, b) = street
+    one = Hearthgate(a, lab.folder / name / "a", here).start()
+    try:
+        other = Hearthgate(b, lab.folder / name / "b", there).start()
+    except BaseException:
+        one.stop()
+        raise
+    return one, other
+
+
+def connect(machine: Hearthgate, name: str) -> tuple[int, str]:
+    done = machine.cli("connect", name, check=False)
+    return done.returncode, done.stderr.strip().rpartition("\n")[2]
+
+
+def stop(*machines: Hearthgate) -> None:
+    for machine in machines:
+        if machine.is_running:
+            assert machine.stop() == 0
+        assert "Traceback" not in machine.log, machine.log
+
+
+def psk(name: str, other: str, secret: str, address: str = "") -> str:
+    where = f'address = "{address}"\n' if address else ""
+    return f'[peer.{other}]\nid = "{other}"\nlocal_id = "{name}"\npsk = "{secret}"\n{where}'
+
+
+def test_wrong_psk(street):
+    a, b = two(
+        street,
+        "psk",
+        psk("a", "b", "correct horse battery", "203.0.113.2"),
+        psk("b", "a", "incorrect horse battery"),
+    )
+    code, sentence = connect(a, "b")
+    assert code == 75
+    assert "b: it did not prove the key" in sentence
+    assert "hearthgate keeps trying; `hearthgate disconnect b` ends that." in sentence
+    assert "battery" not in a.log + b.log + sentence
+    status = a.peer("b")
+    assert status["state"] == "waiting"
+    assert status["retry_in"] > 0
+    stop(a, b)
+
+
+def test_the_peer_does_not_know_us(street):
+    a, b = two(street, "unknown", psk("a", "b", "correct horse battery", "203.0.113.2"), "")
+    code, sentence = connect(a, "b")
+    assert code == 75
+    assert "does not know ours" in sentence or "proposals" in sentence
+    assert b.status()["peers"] == []
+    a.cli("disconnect", "b")
+    assert a.peer("b")["state"] == "idle"
+    stop(a, b)
+
+
+def test_a_peer_whose_name_does_not_resolve(street):
+    lab, (host, _) = street
+    a = Hearthgate(
+        host, lab.folder / "name", psk("a", "b", "correct horse battery", "no-such-host.invalid")
+    ).start()
+    code, sentence = connect(a, "b")
+    assert code == 75
+    assert "no-such-host.invalid" in sentence
+    assert a.status()["peers"][0]["state"] == "waiting"
+    stop(a)
+
+
+def test_a_mediator_whose_name_does_not_resolve(street):
+    lab, (host, _) = street
+    key = key_text(key_of("med").public)
+    a = Hearthgate(
+        host, lab.folder / "mediator", f'[mediator.m]\naddress = "no.invalid"\nkey = "{key}"\n'
+    ).start()
+    a.wait("told", lambda s: "no.invalid" in s["mediators"][0]["error"], 20)
+    said = a.cli("status").stdout
+    assert "mediator m  waiting, again in" in said
+    assert "no.invalid" in said
+    doctor = a.cli("doctor", check=False)
+    assert doctor.returncode == 1
+    assert "FAIL  mediator m: waiting" in doctor.stdout
+    stop(a)
+
+
+def test_a_listener_that_another_program_has(street):
+    """Port 500 in use: a warning; those who come by way of 4500 still can."""
+    lab, (host, _) = street
+    holder = host.popen(
+        [
+            "python3",
+            "-c",
+            "import socket, time; s = socket.socket(2, 2); s.bind(('', 500)); "
+            "print(1, flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"1\n"
+    a = Hearthgate(host, lab.folder / "port", psk("a", "b", "correct horse battery")).start()
+    assert "UDP port 500 cannot be opened" in a.log
+    assert "peers that begin on port 500 cannot reach us" in a.log
+    stop(a)
+    holder.terminate()
+    holder.stdout.close()
+
+
+# --- state that cannot be written --------------------------------------------------------------
+
+
+def small_disk(lab, host, name: str) -> tuple[Hearthgate, Path]:
+    """A daemon whose state folder is a small file system; also as seen from outside."""
+    key = key_text(key_of("med").public)
+    config = (
+        f'[mediator.m]\naddress = "203.0.113.99"\nkey = "{key}"\n'
+        f'[peer.x]\nkey = "{key}"\naddress = "203.0.113.98"\n'
+    )
+    machine = Hearthgate(host, lab.folder / name, config)
+    state = machine.layout.state
+    script = f'mount -t tmpfs -o size=64k tmpfs {state} && exec "$@"'
+    with machine._console.open("ab") as console:
+        machine._process = host.popen(
+            ["unshare", "-m", "sh", "-c", script, "sh", *machine.argv, "run"],
+            env=machine.env,
+            stderr=console,
+            stdout=subprocess.DEVNULL,
+        )
+    from agent.operations.setup import daemon_runs
+
+    wait("up", lambda: daemon_runs(machine.layout.root))
+    return machine, Path(f"/proc/{machine.pid}/root{state}")
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_while_it_runs(street):
+    lab, (host, _) = street
+    machine, state = small_disk(lab, host, "full")
+    machine.cli("invite", "first", "--json")
+    before = (state / "peers.json").read_bytes()
+    fill(state / "fill")
+    done = machine.cli("invite", "second", check=False)
+    assert done.returncode == 74
+    assert "no space is left: free some and try again" in done.stderr
+    assert done.stdout == ""
+    assert (state / "peers.json").read_bytes() == before
+    assert [i["name"] for i in machine.status()["invitations"]] == ["first"]
+    (state / "fill").unlink()
+    assert machine.cli("invite", "second").stdout.startswith("hg1:")
+    stop(machine)
+
+
+def test_a_read_only_medium_while_it_runs(street):
+    lab, (host, _) = street
+    machine, state = small_disk(lab, host, "readonly")
+    machine.cli("invite", "first", "--json")
+    mount = ["nsenter", "-t", str(machine.pid), "-m", "mount", "-o"]
+    subprocess.run([*mount, "remount,ro", str(machine.layout.state)], check=True)
+    done = machine.cli("revoke", "first", check=False)
+    assert done.returncode == 74
+    assert "read-only: remount it writable" in done.stderr
+    assert [i["name"] for i in machine.status()["invitations"]] == ["first"]
+    subprocess.run([*mount, "remount,rw", str(machine.layout.state)], check=True)
+    assert machine.cli("revoke", "first").stdout == "first is forgotten.\n"
+    assert b"first" not in (state / "peers.json").read_bytes()
+    stop(machine)
+
+
+# --- by way of a mediator ----------------------------------------------------------------------
+
+
+def mediated(lab, net):
+    """A running pair, paired by invitation; stop them with `stop`."""
+    mediator = Hearthgate(
+        net.server, lab.folder / "m", f'[mediate]\naddress = "{TwoNats.SERVER}"\n'
+    ).start()
+    address, _, key = mediator_line(mediator).partition("#")
+    gateway = Hearthgate(
+        net.gateway,
+        lab.folder / "g",
+        f'name = "cabin"\n[mediator.m]\naddress = "{address}"\nkey = "{key}"\n',
+    ).start()
+    operator = Hearthgate(net.operator, lab.folder / "o", "").start()
+    gateway.wait_registered()
+    line = gateway.json("invite", "laptop")["invitation"]
+    return mediator, gateway, operator, line
+
+
+def test_offline_revoked_and_back():
+    with Lab("back") as lab:
+        net = TwoNats.build(lab)
+        mediator, gateway, operator, line = mediated(lab, net)
+        operator.cli("accept", line)
+        operator.cli("connect", "cabin")
+        # offline: said goodbye
+        assert gateway.stop() == 0, gateway.log
+        operator.wait_peer("cabin", "waiting")
+        operator.cli("disconnect", "cabin")
+        code, sentence = connect(operator, "cabin")
+        assert code == 75
+        assert "it is offline, or unknown there, or does not let us call it" in sentence
+        # back: the mediator tells, long before the next attempt
+        gateway.start()
+        started = time.monotonic()
+        operator.wait_peer("cabin", "up")
+        assert time.monotonic() - started < 10
+        # power cut: the operator comes back by itself once the gateway is there again
+        gateway.kill()
+        gateway.start()
+        gateway.wait_registered()
+        operator.cli("disconnect", "cabin")
+        operator.cli("connect", "cabin")
+        # revoked: out at once
+        gateway.cli("revoke", "laptop")
+        operator.wait_peer("cabin", "waiting")
+        code, sentence = connect(operator, "cabin")
+        assert code == 75
+        address = operator.status()["peers"][0]["inner"]
+        assert address
+        assert not net.operator.ping(gateway.status()["address"], seconds=0.3)
+        stop(operator, gateway, mediator)
+
+
+def test_no_path_through_two_symmetric_nats():
+    with Lab("sym") as lab:
+        net = TwoNats.build(lab, address_dependent=(True, True))
+        mediator, gateway, operator, line = mediated(lab, net)
+        done = operator.cli("accept", line, check=False)
+        assert done.returncode in (69, 75)
+        assert "no direct path was found: both NAT routers kept every attempt out" in done.stderr
+        assert gateway.status()["invitations"][0]["used"] is False
+        stop(operator, gateway, mediator)
