@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, show, clean up."""
     if args.stop:
-        remove_stale()
-        print("Stopped." if remove_kept() else "Nothing was left running.")
+        removed = [*remove_stale(), *remove_kept()]
+        print("Stopped." if removed else "Nothing was left running.")
         return 0
     missing = sandbox.missing_packages(strongswan=args.server == "strongswan")
     if missing:
