@@ -41,6 +41,11 @@ VNET_HEADER = 10
 QUEUE_LENGTH = 1000
 """Packets that wait in the kernel for us: one full window of a fast stream."""
 
+GROUP = 65000
+SEGMENTS = 64
+ESP_OVERHEAD = 40
+"""Octets and datagrams of one UDP_SEGMENT send, and what ESP adds to a packet, about."""
+
 TURN = 1 << 16
 """Octets written before a program that shares our core may run. A UDP socket holds some 90 packets
 (net.core.rmem_default); a reader that has to wait until we are through loses the rest."""
@@ -90,13 +95,17 @@ class Tun:
         _control(self.name, _SIOCSIFMTU, mtu)
         self.mtu = mtu
         self._size = mtu + self._skip + SPARE
+        self._batch = 2 * max(1, min(SEGMENTS, GROUP // (mtu + ESP_OVERHEAD)))
 
-    def receive(self, budget: int = 64) -> list[bytes]:
-        """Up to `budget` inner packets that the kernel has for us; empty if it has none."""
+    def receive(self, budget: int = 0) -> list[bytes]:
+        """Up to `budget` inner packets that the kernel has for us; empty if it has none.
+
+        0 stands for as many as fill two UDP_SEGMENT sends, so that a busy tunnel sends full ones.
+        """
         packets: list[bytes] = []
         append, read, fd, size, skip = packets.append, os.read, self._fd, self._size, self._skip
         try:
-            for _ in range(budget):
+            for _ in range(budget or self._batch):
                 append(read(fd, size)[skip:])
         except (BlockingIOError, InterruptedError):
             pass
