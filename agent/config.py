@@ -42,6 +42,7 @@ IKE_PROPOSALS = (
 )
 ESP_PROPOSALS = (
     "aes128gcm16-x25519-esn",
+    "aes128gcm16-x25519",
     "aes128gcm16-esn",
     "aes128gcm16",
     "chacha20poly1305",
