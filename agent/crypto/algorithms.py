@@ -1,9 +1,10 @@
 """The table of suites: what a transform of a proposal means in octets and functions.
 
 A new algorithm is a row here (and a vector in the tests). RFC 8247 and RFC 8221 decide what has a
-row: nothing that they call MUST NOT or SHOULD NOT. AES-GCM-16 (RFC 4106, 5282), ChaCha20-Poly1305
-(RFC 7634), AES-CBC (RFC 3602) with HMAC-SHA2-256-128 (RFC 4868); PRF HMAC-SHA2 (RFC 4868) and prf+
-(RFC 7296 §2.13). Key exchanges have their own table in `kex`.
+row: nothing that they call MUST NOT or SHOULD NOT. AES-GCM-16 (RFC 4106, 5282), AES-CCM-8 and -16
+(RFC 4309, 5282), ChaCha20-Poly1305 (RFC 7634), AES-CBC (RFC 3602) with HMAC-SHA2 (RFC 4868 §2.1);
+PRF HMAC-SHA2 (RFC 4868 §2.4) and prf+ (RFC 7296 §2.13). Key exchanges have their own table in
+`kex`. Left out although permitted: 192 bit keys, AES-CTR, AES-CCM-12, AES-XCBC, AES-CMAC.
 """
 
 from __future__ import annotations
@@ -99,6 +100,14 @@ def _aes_gcm(key: bytes) -> Aead:
     return _aead_class("AESGCM")(key)
 
 
+def _aes_ccm_8(key: bytes) -> Aead:
+    return cast("Callable[[bytes, int], Aead]", _aead_class("AESCCM"))(key, 8)
+
+
+def _aes_ccm_16(key: bytes) -> Aead:
+    return _aead_class("AESCCM")(key)
+
+
 def _chacha20_poly1305(key: bytes) -> Aead:
     return _aead_class("ChaCha20Poly1305")(key)
 
@@ -113,6 +122,22 @@ _ENCRYPTION: Final = {
             iv_length=8,
             icv_length=16,
             aead=_aes_gcm,
+        ),
+        EncryptionAlgorithm(
+            id=EncryptionId.ENCR_AES_CCM_8,
+            key_bits=(128, 256),
+            salt=3,
+            iv_length=8,
+            icv_length=8,
+            aead=_aes_ccm_8,
+        ),
+        EncryptionAlgorithm(
+            id=EncryptionId.ENCR_AES_CCM_16,
+            key_bits=(128, 256),
+            salt=3,
+            iv_length=8,
+            icv_length=16,
+            aead=_aes_ccm_16,
         ),
         EncryptionAlgorithm(
             id=EncryptionId.ENCR_CHACHA20_POLY1305,
@@ -132,6 +157,12 @@ _INTEGRITY: Final = {
     for row in (
         IntegrityAlgorithm(
             id=IntegrityId.AUTH_HMAC_SHA2_256_128, hash=SHA256, key_length=32, icv_length=16
+        ),
+        IntegrityAlgorithm(
+            id=IntegrityId.AUTH_HMAC_SHA2_384_192, hash=SHA384, key_length=48, icv_length=24
+        ),
+        IntegrityAlgorithm(
+            id=IntegrityId.AUTH_HMAC_SHA2_512_256, hash=SHA512, key_length=64, icv_length=32
         ),
     )
 }
