@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -51,7 +50,7 @@ def _first_request(spi: bytes = b"attacker", **changes) -> bytes:
         KePayload(31, b"\x05" * 32),
         NoncePayload(b"n" * 32),
     ]
-    return encode_message(replace(header, **changes), payloads)
+    return encode_message(header._replace(**changes), payloads)
 
 
 def _outputs(side: Side) -> list:
@@ -334,8 +333,8 @@ def test_unknown_spis() -> None:
     (answer,) = _answers(pair.b)
     assert pair.describe(pair.b, answer) == "INFORMATIONAL! N(INVALID_IKE_SPI)"
     pair.now += 10
-    zero = replace(header, initiator_spi=bytes(8), responder_spi=bytes(8))
-    for other in (replace(header, is_response=True), zero):
+    zero = header._replace(initiator_spi=bytes(8), responder_spi=bytes(8))
+    for other in (header._replace(is_response=True), zero):
         payload = NotifyPayload(NotifyType.ME_CONNECTID, bytes(16))
         pair.b.ike.receive(FROM_A, encode_message(other, [payload]), pair.now)
     assert _answers(pair.b) == []
