@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from agent.crypto.kex import KeyExchange, generate_key_exchange
 from agent.datagram import Dropped, Transmit
 from agent.ike import create_child_sa, ike_sa_init, inbound, informational, rekey_ike, succession
-from agent.ike.cookies import Cookies
+from agent.ike.cookies import CookieRate, Cookies
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
 from agent.ike.half_open import HalfOpen
@@ -74,6 +74,7 @@ class Ike:
         self.settings = settings or IkeSettings()
         self.half_open = HalfOpen(self.settings)
         self.cookies = Cookies(random, self.settings.cookie_rotation)
+        self.cookie_rate = CookieRate()
         self._factories = tuple(responder_extensions)
         self._key_exchange = key_exchange
         self._natd = NatDetection(random, force=self.settings.force_encapsulation)

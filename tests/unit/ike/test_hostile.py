@@ -7,7 +7,7 @@ import random
 import pytest
 
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.ike.cookies import Cookies
+from agent.ike.cookies import COOKIES_PER_ADDRESS, Cookies
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
@@ -438,3 +438,22 @@ def test_payload_rules() -> None:
     assert [o.reason for o in _outputs(pair.b)] == ["invalid_syntax"] * 5
     pair.b.ike.receive(FROM_A, encode_message(header, payloads[::-1]), pair.now)  # any order
     assert len(_answers(pair.b)) == 1
+
+
+def test_an_address_gets_few_cookies_a_second() -> None:
+    """THREATS 6: answers to neighbours that do not exist must not fill the socket's buffer."""
+    pair = make_pair()
+    _flood(pair, 2000)
+
+    def cookies(host: str, count: int) -> int:
+        for number in range(count):
+            path = Path(B_ADDRESS, Address.parse(host, 2000 + number))
+            pair.b.ike.receive(path, _first_request(b"\xfe" + number.to_bytes(7, "big")), pair.now)
+        return len(_answers(pair.b))
+
+    pair.now += 1.0
+    assert cookies("203.0.113.77", 100) == COOKIES_PER_ADDRESS
+    assert cookies("203.0.113.78", 1) == 1
+    assert pair.b.drops.count("cookie_rate") == 100 - COOKIES_PER_ADDRESS
+    pair.now += 1.0
+    assert cookies("203.0.113.77", 1) == 1
