@@ -16,7 +16,7 @@ from agent.errors import UsageError
 COMMANDS: dict[str, dict[str, tuple[type, bool]]] = {
     "status": {},
     "watch": {},
-    "connect": {"peer": (str, True)},
+    "connect": {"peer": (str, True), "forward": (bool, False)},
     "disconnect": {"peer": (str, True)},
     "rekey": {"peer": (str, True), "ike": (bool, False)},
     "invite": {"name": (str, True), "role": (str, True), "seconds": (int, True)},

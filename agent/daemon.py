@@ -41,6 +41,7 @@ from agent.ipsec import Offload
 if TYPE_CHECKING:
     from agent.bridge.grants import Peer as BridgePeer
     from agent.engine.entries import MediatorEntry, PeerEntry
+    from agent.forward import Forwards
     from agent.house import House
     from agent.services import Services
 
@@ -64,6 +65,7 @@ class Daemon:
         self.extra_mediators: list[MediatorEntry] = []
         self.extra_peers: list[PeerEntry] = []
         self.services: Services | None = None
+        self.forwards: Forwards | None = None  # made when somebody asks for one
         self.stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -120,6 +122,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """Say goodbye to everybody and give everything back."""
+        if self.forwards is not None:
+            self.forwards.close()
         if self.services is not None:
             await self.services.stop()
         now = monotonic()

@@ -40,8 +40,7 @@ class Path(NamedTuple):
         return f"{self.local} > {self.remote}"
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(NamedTuple):
     """Octets to be sent. With `segment` > 0 they are several datagrams of that many octets each
 
     (the last may be shorter), which the kernel cuts apart (UDP_SEGMENT).
@@ -52,8 +51,7 @@ class Transmit:
     segment: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What one receive call brought; `segment` as in `Transmit` (UDP_GRO)."""
 
     path: Path

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 OUR_IKE = parse_proposals(IKE_PROPOSALS, ProtocolId.IKE)
 OUR_ESP = parse_proposals(ESP_PROPOSALS, ProtocolId.ESP)
-MEDIATOR_LIVENESS = 30.0  # seconds; a mediator that restarted is noticed within about a minute
+# Seconds. As often as a keepalive: only an authentic packet shows the mediator a new NAT mapping,
+# and until then nobody can call. Ten thousand peers are 500 probes a second.
+MEDIATOR_LIVENESS = 20.0
 INVITATION = "invitation:"  # names of the peers that are invitations begin with this
 ENROLMENT = "enrolment:"  # names of the registration and peer of an `accept` under way
 

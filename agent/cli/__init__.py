@@ -41,7 +41,7 @@ COMMANDS = {
     "completion": "print shell completion for bash, zsh or fish",
 }
 DAEMONS = ("run", "mediate")
-EX_SOFTWARE, EX_USAGE, EX_INTERRUPTED, EX_IOERR = 70, 64, 130, 74
+EX_SOFTWARE, EX_USAGE, EX_UNAVAILABLE, EX_INTERRUPTED, EX_IOERR = 70, 64, 69, 130, 74
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -155,6 +155,13 @@ def _overview() -> str:
 def _unexpected(error: Exception) -> int:
     if os.environ.get("HEARTHGATE_DEBUG"):
         raise error
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("agent"):
+        print(
+            f"hearthgate: the Python package {error.name} is missing: install it, or, in a "
+            "checkout, remove the folder .venv and call ./hearthgate again.",
+            file=sys.stderr,
+        )
+        return EX_UNAVAILABLE
     print(
         f"hearthgate: this should not have happened ({type(error).__name__}: {error}). "
         "With HEARTHGATE_DEBUG=1 the details are shown; please report them.",

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{args.peer}  up, direct, {f'{rtt:.0f} ms' if rtt else 'measuring'}   {result['address']}"
     )
-    print(table([device_row(d, result["address"]) for d in devices], "  ") or "  nothing granted")
+    shown = table([device_row(d, result["address"]) for d in devices], "  ")
+    print(shown or f"  nothing to show: {result.get('devices_error', 'nothing is granted')}")
     return 0
 
 

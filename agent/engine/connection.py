@@ -35,6 +35,9 @@ RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anywa
 FLAP_SECONDS = 120.0  # two boards with one image chase each other off within seconds
 FLAP_COUNT = 4
 ATTEMPT_SECONDS = 45.0  # the whole of one attempt, longer than each of its parts
+# For the answer to IKE_SA_INIT where there may be another path: four sendings with 150 ms of delay.
+# Checks are small and prove one moment; what they found need not carry an IKE SA.
+PATH_SECONDS = 4.0
 
 
 class State(StrEnum):
@@ -81,6 +84,8 @@ class Connection:
         self._error = ""
         self._attempt_error = ""
         self._replaced: list[float] = []
+        self._doubtful = False  # up, but nothing comes back
+        self._candidates: list[Path] = []  # of a peer that is called directly
         self._initiated: set[int] = set()
 
     @property
@@ -140,7 +145,9 @@ class Connection:
             self._error = ""  # what is wrong is told by the registration
             self._to(State.WAITING, now, None)  # goes on in on_registered
         else:
-            self.connect_id = registration.client.connect(self.entry.pseudonym, now)
+            # After a failure it may be that the mediator sees us elsewhere by now.
+            afresh = bool(self._error)
+            self.connect_id = registration.client.connect(self.entry.pseudonym, now, afresh=afresh)
             self._to(State.ASKING, now, now + ATTEMPT_SECONDS)
 
     def on_registered(self, now: float) -> None:
@@ -148,11 +155,37 @@ class Connection:
         if self.wanted and self.state is State.WAITING:
             self.begin(now)
 
+    def on_online(self, now: float) -> None:
+        """The mediator calls back: the peer is there (again)."""
+        if self._doubtful:
+            self.on_unanswered(now)
+        self.on_registered(now)
+
+    def on_unanswered(self, now: float) -> None:
+        """It is up, but does not answer: look for a path anew, beside what there is.
+
+        It may have restarted, or a NAT have a new mapping. If the old one comes to life again,
+        nothing is lost; if not, the new IKE SA takes its place.
+        """
+        registration = self._registration()
+        self._doubtful = self.state is State.UP
+        if (
+            self._doubtful
+            and self.wanted
+            and self.connect_id is None
+            and self.entry.pseudonym is not None
+            and not self.entry.host
+            and registration is not None
+            and registration.state is RegistrationState.REGISTERED
+        ):
+            self.connect_id = registration.client.connect(self.entry.pseudonym, now, afresh=True)
+
     def on_resolved(self, paths: Sequence[Path], now: float) -> None:
         """Addresses of a peer that is called directly."""
         if self.state is State.ASKING and self.connect_id is None:
+            self._candidates = list(paths)
             if paths:
-                self._connect(paths[0], (), now)
+                self._connect_next(now)
             else:
                 self._fail(f"{self.entry.host} cannot be reached from here.", now)
 
@@ -163,6 +196,8 @@ class Connection:
 
     def on_progress(self, connect_id: bytes, stage: ConnectStage, now: float) -> None:
         """The mediated way came a stage further."""
+        if self.state is State.UP:
+            return
         if connect_id == self.connect_id and stage is ConnectStage.CHECKING:
             self._to(State.CHECKING, now, self.deadline)
 
@@ -170,7 +205,8 @@ class Connection:
         """The checks found a path on which we are the initiator (again, if the last one failed)."""
         registration = self._registration()
         if connect_id == self.connect_id and registration is not None and self._attempt is None:
-            self._connect(path, (registration.client.connect_extension(connect_id),), now)
+            extension = registration.client.connect_extension(connect_id)
+            self._connect(path, (extension,), PATH_SECONDS, now)
 
     def on_connect_failed(self, event: ConnectFailed, now: float) -> None:
         """The mediated way failed, or the other side's attempt of that moment goes on instead."""
@@ -191,6 +227,8 @@ class Connection:
         if self.connect_id is not None and registration is not None and not event.is_initiator:
             registration.client.abandon(self.connect_id)
         self.connect_id = None
+        self._doubtful = False
+        self._candidates = []
         self._path, self._suite, self._error = event.path, event.suite, ""
         if self.entry.peer.child is None:
             self._to(State.UP, now, None)
@@ -243,13 +281,24 @@ class Connection:
         if self._sas:
             return  # another one carries on
         sentence = peer_closed(event.reason, event.detail)
-        if not event.established and self.connect_id is not None:
+        if not event.established and self._candidates:
+            self._connect_next(now)
+        elif event.established and self.connect_id is not None and self.wanted:
+            self._doubtful = False
+            self._error = sentence
+            self._to(State.ASKING, now, now + ATTEMPT_SECONDS)  # looked for already
+        elif not event.established and self.connect_id is not None:
             # The mediation client tries its next path, or says that there is none.
             self._attempt_error = sentence
             self._to(State.CHECKING, now, self.deadline)
         elif self.wanted:
             if self.state is State.UP:
                 self._backoff.on_lost(now - self._since)
+                if event.reason is CloseReason.TIMEOUT:  # took its time already: do not wait more
+                    self._error, self._path = sentence, None
+                    self._to(State.WAITING, now, None)
+                    self.begin(now)
+                    return
             self._fail(sentence, now)
         else:
             self._path = None
@@ -290,10 +339,19 @@ class Connection:
             error=self._error,
         )
 
-    def _connect(self, path: Path, extensions: tuple[Extension, ...], now: float) -> None:
-        self._path = path
-        self._attempt = self._ike.connect(self.entry.peer, path, now, extensions=extensions)
-        self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)
+    def _connect_next(self, now: float) -> None:
+        path = self._candidates.pop(0)
+        self._connect(path, (), PATH_SECONDS if self._candidates else None, now)
+
+    def _connect(
+        self, path: Path, extensions: tuple[Extension, ...], patience: float | None, now: float
+    ) -> None:
+        self._attempt = self._ike.connect(
+            self.entry.peer, path, now, extensions=extensions, patience=patience
+        )
+        if self.state is not State.UP:
+            self._path = path
+            self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)
 
     def _abandon(self, now: float) -> None:
         registration = self._registration()
@@ -304,6 +362,8 @@ class Connection:
         self._sas.clear()
         self._initiated.clear()
         self._attempt = None
+        self._candidates = []
+        self._doubtful = False
         self._without_tunnel()
         for ike_id in going:
             self._ike.close(ike_id, now)

@@ -16,7 +16,15 @@ from agent.datagram import Address, Dropped, Path, Received, Transmit
 from agent.engine.authority import Authority
 from agent.engine.connection import Connection
 from agent.engine.enrolment import EnrolmentExtension, enrol
-from agent.engine.events import Enrolled, Event, Notice, Output, Packets
+from agent.engine.events import (
+    Enrolled,
+    Event,
+    MediatorChanged,
+    Notice,
+    Output,
+    Packets,
+    PeerChanged,
+)
 from agent.engine.registration import Registration
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
@@ -71,6 +79,12 @@ class Engine:
         self._keepalives: dict[int, Path] = {}
         self._registrations: dict[str, Registration] = {}
         self._connections: dict[str, Connection] = {}
+        # Indexes, so that what an event costs does not depend on how many peers there are.
+        self._by_pseudonym: dict[tuple[int, bytes], list[Connection]] = {}
+        self._by_ike_id: dict[int, Connection] = {}
+        self._by_path: dict[Path, int] = {}
+        self._paths: dict[int, Path] = {}
+        self._changed: set[Key] = set()
         self._local: tuple[Address, ...] = ()
         self._mediation_settings = mediation_settings or MediationSettings()
         self._authority = Authority(proposals)
@@ -142,6 +156,10 @@ class Engine:
                 self._connections[name] = Connection(
                     entry, self._registration_of(name), self._ike, self._random, self._emit
                 )
+        self._by_pseudonym.clear()
+        for connection in self._connections.values():
+            if (pseudonym := connection.entry.pseudonym) is not None:
+                self._by_pseudonym.setdefault(pseudonym.key, []).append(connection)
         self._tell_authority()
         for registration in self._registrations.values():
             self._tell_accepts(registration, now)
@@ -229,7 +247,11 @@ class Engine:
 
     def receive_packets(self, packets: Sequence[bytes], now: float) -> None:
         """Inner packets that our machine sends."""
-        self._outputs.extend(self._plane.seal(packets, now))
+        transmits = self._plane.seal(packets, now)
+        self._outputs.extend(transmits)
+        for path in {transmit.path for transmit in transmits}:
+            if (ike_id := self._by_path.get(path)) is not None:
+                self._ike.sent_outbound(ike_id, now)
         if answers := self._plane.answers():
             self._outputs.append(Packets(answers))
         self._expire(now)
@@ -298,6 +320,10 @@ class Engine:
     # --- inside -------------------------------------------------------------------------------
 
     def _emit(self, event: Event) -> None:
+        if isinstance(event, PeerChanged):
+            self._changed.add(("peer", event.name))
+        elif isinstance(event, MediatorChanged):
+            self._changed.add(("mediator", event.name))
         self._outputs.append(event)
 
     def _receive_other(self, received: Received, now: float) -> None:
@@ -330,10 +356,10 @@ class Engine:
             if self._server is not None:
                 while self._server.poll_output() is not None:
                     busy = True
-        for name, registration in self._registrations.items():
-            self._schedule.set(("mediator", name), registration.deadline)
-        for name, connection in self._connections.items():
-            self._schedule.set(("peer", name), connection.deadline)
+        for key in self._changed:  # each change of a deadline comes with an event
+            target = self._resolving(key)
+            self._schedule.set(key, target.deadline if target is not None else None)
+        self._changed.clear()
 
     def _on_ike(self, output: ike_events.Output, now: float) -> None:
         match output:
@@ -360,6 +386,8 @@ class Engine:
                     connection.on_child_closed(output, now)
             case ike_events.PathChanged(ike_id=ike_id, path=path):
                 self._on_path_changed(ike_id, path)
+            case ike_events.IkeSaUnanswered(ike_id=ike_id):
+                self._on_unanswered(ike_id, now)
             case ike_events.IkeSaRekeyed():
                 pass
 
@@ -379,18 +407,17 @@ class Engine:
             case me.RegistrationLost(reason=me.RegistrationLoss.NO_MEDIATOR):
                 registration.on_refused("this server does no mediation; is the address right?", now)
             case me.ConnectProgress():
-                if (calling := self._calling(event.connect_id)) is not None:
+                if (calling := self._calling(event)) is not None:
                     calling.on_progress(event.connect_id, event.stage, now)
             case me.PathFound(is_initiator=True):
-                if (calling := self._calling(event.connect_id)) is not None:
+                if (calling := self._calling(event)) is not None:
                     calling.on_path_found(event.connect_id, event.path, now)
             case me.ConnectFailed():
-                if (calling := self._calling(event.connect_id)) is not None:
+                if (calling := self._calling(event)) is not None:
                     calling.on_connect_failed(event, now)
             case me.PeerOnline():
-                for connection in self._connections.values():
-                    if connection.is_called(event.pseudonym):
-                        connection.on_registered(now)
+                for connection in self._by_pseudonym.get(event.pseudonym.key, ()):
+                    connection.on_online(now)
             case _:
                 pass
 
@@ -401,11 +428,15 @@ class Engine:
             self._schedule.set(key, now + KEEPALIVE_SECONDS)
         connection = self._connections.get(event.peer)
         if connection is not None:
+            self._by_ike_id[event.ike_id] = connection
+            self._note_path(event.ike_id, event.path)
             connection.on_established(event, now)
 
     def _on_closed(self, event: ike_events.IkeSaClosed, now: float) -> None:
         self._keepalives.pop(event.ike_id, None)
         self._schedule.set(("keepalive", str(event.ike_id)), None)
+        self._by_ike_id.pop(event.ike_id, None)
+        self._note_path(event.ike_id, None)
         for registration in self._registrations.values():
             registration.on_closed(event, now)
         connection = self._connections.get(event.peer)
@@ -421,7 +452,27 @@ class Engine:
         if ike_id in self._keepalives:
             self._keepalives[ike_id] = path
         if (connection := self._owner(ike_id)) is not None:
+            self._note_path(ike_id, path)
             connection.on_path_changed(path)
+
+    def _on_unanswered(self, ike_id: int, now: float) -> None:
+        """A peer does not answer: its NAT or ours may have a new mapping (THREATS 36)."""
+        if (connection := self._owner(ike_id)) is None:
+            return
+        registration = self._registrations.get(connection.entry.mediator)
+        if registration is not None and registration.ike_id is not None:
+            # If it was ours, the mediator does not reach us either until it has heard from us.
+            self._ike.check_liveness(registration.ike_id, now)
+        connection.on_unanswered(now)
+
+    def _note_path(self, ike_id: int, path: Path | None) -> None:
+        """Which IKE SA is used with `path`, to know whose traffic goes there."""
+        before = self._paths.pop(ike_id, None)
+        if before is not None and self._by_path.get(before) == ike_id:
+            del self._by_path[before]
+        if path is not None:
+            self._paths[ike_id] = path
+            self._by_path[path] = ike_id
 
     def _on_enrol(self, name: str, data: bytes) -> bytes | None:
         """N(HG_ENROLL) from an authenticated peer: only the invited may."""
@@ -451,10 +502,13 @@ class Engine:
         return self._server.factory(sa, message) if self._server is not None else None
 
     def _owner(self, ike_id: int) -> Connection | None:
-        return next((c for c in self._connections.values() if c.owns(ike_id)), None)
+        return self._by_ike_id.get(ike_id)
 
-    def _calling(self, connect_id: bytes) -> Connection | None:
-        return next((c for c in self._connections.values() if c.connect_id == connect_id), None)
+    def _calling(
+        self, event: me.ConnectProgress | me.PathFound | me.ConnectFailed
+    ) -> Connection | None:
+        called = self._by_pseudonym.get(event.pseudonym.key, ())
+        return next((c for c in called if c.connect_id == event.connect_id), None)
 
     def _resolving(self, key: Key) -> Registration | Connection | None:
         kind, name = key
@@ -476,7 +530,7 @@ class Engine:
         )
 
     def _accepts(self, pseudonym: Identification) -> bool:
-        return any(c.is_called(pseudonym) for c in self._connections.values())
+        return pseudonym.key in self._by_pseudonym
 
     def _answers(self, pseudonym: Identification, connect_id: bytes) -> bool:
         return self._accepts(pseudonym)

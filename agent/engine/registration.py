@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RETRY_FIRST = 2.0  # seconds; a mediator that restarts is back at once
 RETRY_LIMIT = 120.0  # seconds; 400 gateways then knock three times a second at most
 RESOLVE_SECONDS = 30.0  # a resolver that never answers
+PATH_SECONDS = 5.0  # for the answer to IKE_SA_INIT where the name has another address
 
 
 class State(StrEnum):
@@ -153,7 +154,11 @@ class Registration:
             return
         path = self._candidates.pop(0)
         self.ike_id = self._ike.connect(
-            self.entry.peer, path, now, extensions=(self.client.extension,)
+            self.entry.peer,
+            path,
+            now,
+            extensions=(self.client.extension,),
+            patience=PATH_SECONDS if self._candidates else None,
         )
         self._to(State.CONNECTING, now, None)
 

@@ -58,6 +58,14 @@ class IkeSaRekeyed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IkeSaUnanswered:
+    """A request on an established IKE SA stays without answer; the SA lives on for a while yet."""
+
+    ike_id: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSaClosed:
     """The IKE SA and all its Child SAs are gone, or the attempt to make one failed.
 
@@ -163,6 +171,7 @@ class RemoveChildSa:
 Event = (
     IkeSaEstablished
     | IkeSaRekeyed
+    | IkeSaUnanswered
     | IkeSaClosed
     | ChildSaEstablished
     | ChildSaRekeyed

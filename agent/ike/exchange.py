@@ -59,7 +59,9 @@ class Task:
 class Outgoing:
     """Our requests: the one in flight and those that wait."""
 
-    __slots__ = ("data", "first_sent", "interval", "next_id", "queue", "sent", "task", "tries")
+    __slots__ = (
+        "data", "first_sent", "give_up", "interval", "next_id", "queue", "sent", "task", "tries"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.next_id = 0
@@ -74,6 +76,7 @@ class Outgoing:
         self.sent = 0.0
         self.interval = 0.0
         self.tries = 0
+        self.give_up: float | None = None  # earlier than usual, if not None
 
     @property
     def topic(self) -> Topic:

@@ -244,6 +244,8 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     try:
         check(message)
         if not _proves_address(table, path, message, now):
+            if not table.cookie_rate.take(path.remote.ip, now):
+                raise Ignored("cookie_rate")
             cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
             _answer(table, path, data, header, NotifyType.COOKIE, cookie)
             return

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from agent.datagram import Path, Transmit
 from agent.ike import create_child_sa, ike_sa_init, informational
-from agent.ike.events import ChildSaClosed, CloseReason, IkeSaClosed, PathChanged, RemoveChildSa
+from agent.ike.events import (
+    ChildSaClosed,
+    CloseReason,
+    IkeSaClosed,
+    IkeSaUnanswered,
+    PathChanged,
+    RemoveChildSa,
+)
 from agent.ike.exchange import (
     LAST_MESSAGE_ID,
     REKEY_MESSAGE_ID,
@@ -234,6 +241,10 @@ class IkeSa:
         if not self.is_current or self.state is not IkeState.ESTABLISHED:
             return
         self.table.emit(PathChanged(ike_id=self.ike_id, path=path))
+        if self.outgoing.task is not None:
+            # It may have gone where nobody is. Not here: what is answered now goes out before.
+            self.timers.set(When.RETRANSMIT, now)
+            self.table.touch(self)
         for extension in self.extensions:
             extension.on_path_changed(self, path, now)
 
@@ -242,6 +253,17 @@ class IkeSa:
         if self.established and self.timers.deadline(When.PROBE_AGAIN) is None:
             self.timers.set(When.PROBE_AGAIN, now + PROBE_SECONDS)
             informational.check_liveness(self, now)
+            # One who lives answers at once, whatever somebody says in its name.
+            patience = max(self.table.settings.hint_give_up, 4 * self.rtt)
+            self.outgoing.give_up = now + patience
+            at = self.timers.deadline(When.RETRANSMIT)
+            self.timers.set(When.RETRANSMIT, min(at or now + patience, now + patience))
+
+    def sent(self, now: float) -> None:
+        """ESP went out: something is to come back, before long."""
+        if self.established and self.timers.deadline(When.ANSWER) is None:
+            self.timers.set(When.ANSWER, now + self.table.settings.answer_seconds)
+            self.table.touch(self)
 
     # -- timers ----------------------------------------------------------------------------------
 
@@ -281,6 +303,9 @@ class IkeSa:
                 self.delete(CloseReason.REKEY_FAILED, "the lifetime is over", now)
             case When.HALF_OPEN | When.LINGER:
                 self.close(CloseReason.TIMEOUT, "", now)
+            case When.ANSWER:
+                if self.last_seen <= now - self.table.settings.answer_seconds:
+                    informational.check_liveness(self, now)
             case When.PROBE_AGAIN:
                 pass
 
@@ -291,9 +316,14 @@ class IkeSa:
         settings = self.table.settings
         short = out.task.is_last or self.state is IkeState.DELETING
         give_up = out.first_sent + (settings.delete_give_up if short else settings.give_up)
+        if out.give_up is not None:
+            give_up = min(give_up, out.give_up)
         if now >= give_up:
             self.close(CloseReason.TIMEOUT, "no answer", now)
             return
+        doubtful = now >= out.first_sent + settings.doubt_seconds
+        if doubtful and self.established and self.peer is not None:
+            self.table.emit(IkeSaUnanswered(ike_id=self.ike_id, peer=self.peer.name))
         out.repeat(settings, now)
         self.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
         self.transmit(self.path, out.data)

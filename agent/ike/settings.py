@@ -15,6 +15,11 @@ class IkeSettings:
     sending the peer counts as gone (`delete_give_up` where nobody waits for the answer, and after
     an unauthenticated error an attempt still waits `error_grace` for a better answer, §2.21.1).
 
+    Doubt: ESP that is sent and not answered by anything for `answer_seconds` leads to a probe. A
+    request without answer for `doubt_seconds` is told as `IkeSaUnanswered`, so that another path
+    can be looked for beside the SA. A peer that says (unproven) that it does not know the SA has
+    `hint_give_up` seconds, or four round trips, left to answer (§2.4, §2.21.4).
+
     Half-open SAs: `half_open_seconds` after IKE_SA_INIT one that did not authenticate goes. From
     `cookie_threshold` of them on in all, or `cookie_threshold_net` from one /24 or /64, a COOKIE is
     asked for (§2.6). At the limits the oldest goes first: 1024 half-open SAs are about 5 MB.
@@ -27,6 +32,9 @@ class IkeSettings:
     longest_interval: float = 10.0
     give_up: float = 40.0
     delete_give_up: float = 8.0
+    answer_seconds: float = 2.0
+    doubt_seconds: float = 2.5
+    hint_give_up: float = 1.5
     error_grace: float = 4.0
     half_open_seconds: float = 30.0
     cookie_threshold: int = 64

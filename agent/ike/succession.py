@@ -97,7 +97,7 @@ def adopt(old: IkeSa, new: IkeSa, now: float) -> None:
     new.extensions = old.extensions
     new.children, old.children = old.children, None
     new.timers.stop(When.LINGER)
-    for when in (When.REKEY, When.EXPIRE, When.PROBE_AGAIN):
+    for when in (When.REKEY, When.EXPIRE, When.PROBE_AGAIN, When.ANSWER):
         old.timers.stop(when)
     old.timers.set(When.LINGER, now + LINGER_SECONDS)
     old.table.replace(old, new)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from agent.crypto.kex import KeyExchange, generate_key_exchange
 from agent.datagram import Dropped, Transmit
 from agent.ike import create_child_sa, ike_sa_init, inbound, informational, rekey_ike, succession
-from agent.ike.cookies import Cookies
+from agent.ike.cookies import CookieRate, Cookies
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
 from agent.ike.half_open import HalfOpen
@@ -74,6 +74,7 @@ class Ike:
         self.settings = settings or IkeSettings()
         self.half_open = HalfOpen(self.settings)
         self.cookies = Cookies(random, self.settings.cookie_rotation)
+        self.cookie_rate = CookieRate()
         self._factories = tuple(responder_extensions)
         self._key_exchange = key_exchange
         self._natd = NatDetection(random, force=self.settings.force_encapsulation)
@@ -109,13 +110,24 @@ class Ike:
             self.emit(Dropped(error.reason))
 
     def connect(
-        self, peer: Peer, path: Path, now: float, extensions: Sequence[Extension] = ()
+        self,
+        peer: Peer,
+        path: Path,
+        now: float,
+        extensions: Sequence[Extension] = (),
+        *,
+        patience: float | None = None,
     ) -> int:
-        """Start an IKE SA with `peer` along `path`; returns its ike_id."""
+        """Start an IKE SA with `peer` along `path`; returns its ike_id.
+
+        `patience`: seconds for the answer to IKE_SA_INIT, where there are other paths to be tried.
+        """
         sa = self.new_sa(IkeState.INIT_SENT, path, is_initiator=True, started_by_us=True)
         sa.peer = peer
         self._attach(sa, extensions)
         ike_sa_init.start(sa, now)
+        if patience is not None:
+            sa.timers.set(When.ATTEMPT, now + min(patience, self.settings.give_up))
         self.touch(sa)
         return sa.ike_id
 
@@ -210,11 +222,21 @@ class Ike:
         if sa is not None:
             sa.last_seen = now
 
+    def sent_outbound(self, ike_id: int, now: float) -> None:
+        """ESP went to this peer: if nothing at all comes back, it is probed soon."""
+        sa = self._current.get(ike_id)
+        if sa is not None and sa.peer is not None and sa.peer.liveness_seconds:
+            sa.sent(now)
+
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        for sa in self._schedule.expired(now):
-            sa.handle_timer(now)
-            self.touch(sa)
+        due = self._schedule.expired(now)
+        try:
+            for sa in due:
+                sa.handle_timer(now)
+        finally:  # a mistake with one of them must not stop the clocks of the others
+            for sa in due:
+                self.touch(sa)
 
     def next_timeout(self) -> float | None:
         """When `handle_timer` is to be called, monotonic seconds."""

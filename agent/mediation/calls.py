@@ -65,6 +65,9 @@ class Line(Protocol):
     def excluded(self) -> set[Address]:
         """Addresses to which a check would be nonsense."""
 
+    def refresh(self, then: Callable[[float], None], now: float) -> None:
+        """Learn how we are seen, then call `then`."""
+
     def request(
         self,
         content: ConnectMessage,
@@ -101,10 +104,11 @@ class Calls:
         """Attempts that are on their way."""
         return len(self._attempts)
 
-    def connect(self, pseudonym: Identification, now: float) -> bytes:
+    def connect(self, pseudonym: Identification, now: float, *, afresh: bool = False) -> bytes:
         """Ask for a connection; returns its connect ID.
 
         An attempt with this peer that is on its way already, of either direction, is returned.
+        `afresh`: what we offer is collected anew once the mediator has said where it sees us.
         """
         running = self._with(pseudonym)
         if running is not None:
@@ -127,12 +131,25 @@ class Calls:
             self._fail(attempt, ConnectFailure.REFUSED, "too many attempts at once")
         else:
             self._progress(attempt, ConnectStage.ASKED)
-            self._line.request(
-                self._message(attempt, is_callback=True),
-                lambda message, at: self._on_asked(attempt, message, at),
-                now,
-            )
+            if afresh:
+                self._line.refresh(lambda at: self._ask(attempt, at), now)
+            else:
+                self._ask(attempt, now)
         return attempt.connect_id
+
+    def _ask(self, attempt: Attempt, now: float) -> None:
+        """Send our question to the mediator."""
+        if self._attempts.get(attempt.connect_id) is not attempt:
+            return
+        if self._line.own_id is None:
+            self._fail(attempt, ConnectFailure.NOT_REGISTERED)
+            return
+        attempt.local = self._line.offers() or attempt.local
+        self._line.request(
+            self._message(attempt, is_callback=True),
+            lambda message, at: self._on_asked(attempt, message, at),
+            now,
+        )
 
     def abandon(self, connect_id: bytes) -> None:
         """Forget an attempt, silently."""

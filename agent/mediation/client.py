@@ -112,12 +112,20 @@ class MediationClient:
         if self._registration is not None:
             self._registration.announce(now)
 
-    def connect(self, pseudonym: Identification, now: float) -> bytes:
+    def connect(self, pseudonym: Identification, now: float, *, afresh: bool = False) -> bytes:
         """Ask for a connection; returns its connect ID.
 
         An attempt with this peer that is on its way already, of either direction, is returned.
+        `afresh`: ask the mediator first where it sees us now; a NAT may have a new mapping.
         """
-        return self.calls.connect(pseudonym, now)
+        return self.calls.connect(pseudonym, now, afresh=afresh)
+
+    def refresh(self, then: Callable[[float], None], now: float) -> None:
+        """Ask our mediator where it sees us, then call `then` (at once if it would not say)."""
+        if self._registration is not None and self._registration.is_ours:
+            self._registration.ask_reflexive(now, then)
+        else:
+            then(now)
 
     def abandon(self, connect_id: bytes) -> None:
         """Forget an attempt, silently."""

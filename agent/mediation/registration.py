@@ -89,10 +89,10 @@ class RegistrationExtension(Extension):
         "_announcement",
         "_client",
         "_ike",
-        "_is_ours",
         "_is_up",
         "_refused",
         "ike_id",
+        "is_ours",
         "path",
         "reflexive",
     )
@@ -100,7 +100,7 @@ class RegistrationExtension(Extension):
     def __init__(self, client: MediationClient, ike: Ike) -> None:
         self._client = client
         self._ike = ike
-        self._is_ours = False
+        self.is_ours = False
         self._is_up = False
         self._refused = ""
         self._announcement = Announcement(self._inform)
@@ -110,12 +110,15 @@ class RegistrationExtension(Extension):
 
     def announce(self, now: float) -> None:
         """What we accept may have changed."""
-        if self._is_up and self._is_ours:
+        if self._is_up and self.is_ours:
             self._announcement.update(lambda: self._client.accepted, now)
 
-    def ask_reflexive(self, now: float) -> None:
-        """Ask the server under which endpoint it sees us; strongSwan answers this with nothing."""
-        self._inform([reflexive_question()], lambda answered, at: None, now)
+    def ask_reflexive(self, now: float, then: Callable[[float], None] | None = None) -> None:
+        """Ask the server under which endpoint it sees us, then call `then`.
+
+        strongSwan answers this with nothing.
+        """
+        self._inform([reflexive_question()], lambda _, at: then(at) if then else None, now)
 
     # -- hooks -----------------------------------------------------------------------------------
 
@@ -134,9 +137,9 @@ class RegistrationExtension(Extension):
                 # Asked always: whether we are behind NAT is not certain where encapsulation is
                 # forced, and an answer that equals a host endpoint is redundant and dropped.
                 payloads.append(reflexive_question())
-                if self._is_ours:
+                if self.is_ours:
                     payloads.append(self._announcement.first(self._client.accepted))
-            case ExchangeType.INFORMATIONAL if not payloads and self._is_ours:
+            case ExchangeType.INFORMATIONAL if not payloads and self.is_ours:
                 payloads.append(reflexive_question())
 
     def on_response(
@@ -149,7 +152,7 @@ class RegistrationExtension(Extension):
             if message.notify(NotifyType.ME_MEDIATION) is None:
                 self._refused = "no mediation server"
                 raise NoMediator(self._refused, notify=NotifyType.INVALID_SYNTAX)
-            self._is_ours = message.notify(NotifyType.HG_ACCEPTS) is not None
+            self.is_ours = message.notify(NotifyType.HG_ACCEPTS) is not None
         elif (seen := reflexive_answer(message)) is not None and seen.address is not None:
             self._note(sa, seen.address, now)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct
 from struct import error as struct_error
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from agent.wire.codes import ExchangeType, PayloadType, known
 from agent.wire.errors import UnsupportedCriticalPayload, UnsupportedVersion, WireError
@@ -57,8 +57,7 @@ _INITIATOR = 0x08
 _MAX_PAYLOAD = 65535 - _GENERIC.size
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """RFC 7296 §3.1. SPIs are 8 octets; `is_initiator` means: of the original initiator.
 
     `next_payload` and `length` are those of the datagram that was read; when writing they

@@ -16,7 +16,14 @@ from agent.wire.errors import WireError
 from agent.wire.esp import Kind, classify
 from agent.wire.identity import Identification
 from agent.wire.mediation import MeEndpoint, decode_check, encode_check, is_check
-from agent.wire.message import ONLY_ONCE, Header, decode_message, decode_payloads, encode_message
+from agent.wire.message import (
+    MAJOR_VERSION,
+    ONLY_ONCE,
+    Header,
+    decode_message,
+    decode_payloads,
+    encode_message,
+)
 from agent.wire.payloads import (
     AuthPayload,
     CpPayload,
@@ -98,8 +105,11 @@ headers = st.builds(
     st.booleans(),
     st.booleans(),
     st.integers(0, 2**32 - 1),
+    next_payload=st.just(0),  # it and the length follow from the payloads
+    major=st.just(MAJOR_VERSION),
     minor=st.integers(0, 15),
     higher_version=st.booleans(),
+    length=st.just(0),
 )
 
 

@@ -366,8 +366,10 @@ def test_split_host(text, found):
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":1", "a b", "[fd00::1", "[fd00::1]x", "a:0", "a:65536", "a:x", "a:٣", "a" * 254]
-    + ["a:" + "9" * 99],
+    [
+        *("", ":1", "a b", "[fd00::1", "[fd00::1]x", "a:0", "a:65536", "a:x", "a:٣", "a" * 254),
+        "a:" + "9" * 99,
+    ],
 )
 def test_split_host_refuses(text):
     with pytest.raises(ValueError, match=r"wanted|written|number"):

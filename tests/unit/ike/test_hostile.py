@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.ike.cookies import Cookies
+from agent.ike.cookies import COOKIES_PER_ADDRESS, Cookies
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
@@ -51,7 +50,7 @@ def _first_request(spi: bytes = b"attacker", **changes) -> bytes:
         KePayload(31, b"\x05" * 32),
         NoncePayload(b"n" * 32),
     ]
-    return encode_message(replace(header, **changes), payloads)
+    return encode_message(header._replace(**changes), payloads)
 
 
 def _outputs(side: Side) -> list:
@@ -334,8 +333,8 @@ def test_unknown_spis() -> None:
     (answer,) = _answers(pair.b)
     assert pair.describe(pair.b, answer) == "INFORMATIONAL! N(INVALID_IKE_SPI)"
     pair.now += 10
-    zero = replace(header, initiator_spi=bytes(8), responder_spi=bytes(8))
-    for other in (replace(header, is_response=True), zero):
+    zero = header._replace(initiator_spi=bytes(8), responder_spi=bytes(8))
+    for other in (header._replace(is_response=True), zero):
         payload = NotifyPayload(NotifyType.ME_CONNECTID, bytes(16))
         pair.b.ike.receive(FROM_A, encode_message(other, [payload]), pair.now)
     assert _answers(pair.b) == []
@@ -439,3 +438,21 @@ def test_payload_rules() -> None:
     assert [o.reason for o in _outputs(pair.b)] == ["invalid_syntax"] * 5
     pair.b.ike.receive(FROM_A, encode_message(header, payloads[::-1]), pair.now)  # any order
     assert len(_answers(pair.b)) == 1
+
+
+def test_an_address_gets_few_cookies_a_second() -> None:
+    """THREATS 6: answers to neighbours that do not exist must not fill the socket's buffer."""
+    pair = make_pair()
+    _flood(pair, 2000)
+
+    def cookies(host: str, count: int) -> int:
+        for number in range(count):
+            path = Path(B_ADDRESS, Address.parse(host, 2000 + number))
+            pair.b.ike.receive(path, _first_request(b"\xfe" + number.to_bytes(7, "big")), pair.now)
+        return len(_answers(pair.b))
+
+    pair.now += 1.0
+    assert cookies("203.0.113.77", 100) == COOKIES_PER_ADDRESS
+    assert cookies("203.0.113.78", 1) == 1
+    pair.now += 1.0
+    assert cookies("203.0.113.77", 1) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 
@@ -177,7 +176,7 @@ def test_old_and_future_message_ids_are_dropped() -> None:
     assert pair.b.drops == ["message_id"] * 2
     header = pair.a.sa.header(ExchangeType.INFORMATIONAL, future + 1, is_response=False)
     for number in (future + 1, future + 2, 0xFFFFFFFF):
-        data = pair.a.sa.protection.seal(replace(header, message_id=number), [], pair.a.ike.random)
+        data = pair.a.sa.protection.seal(header._replace(message_id=number), [], pair.a.ike.random)
         pair.b.ike.receive(Path(B_ADDRESS, A_ADDRESS), data, pair.now)
     pair.quiet()
     assert pair.b.drops == ["message_id"] * 5
@@ -284,7 +283,7 @@ def test_unencrypted_messages_on_a_living_sa(name: str) -> None:
             )
             for message_id in (0, side.sa.incoming.next_id, side.sa.outgoing.next_id):
                 data = encode_message(
-                    replace(header, message_id=message_id), [NotifyPayload(notify)]
+                    header._replace(message_id=message_id), [NotifyPayload(notify)]
                 )
                 side.ike.receive(path, data, pair.now)
     pair.drain()

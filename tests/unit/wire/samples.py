@@ -140,7 +140,7 @@ def messages() -> Iterator[bytes]:
         yield encode_message(HEADER, (payload,))
     yield encode_message(HEADER, TOGETHER)
     yield encode_message(
-        replace(HEADER, is_response=True, is_initiator=False), (*TOGETHER, LAST[0])
+        HEADER._replace(is_response=True, is_initiator=False), (*TOGETHER, LAST[0])
     )
 
 
@@ -166,7 +166,7 @@ def bit_flips(data: bytes) -> Iterator[bytes]:
 
 def comparable(message: Message) -> tuple[Header, tuple[Payload, ...]]:
     """A message without what its octets alone decide: lengths, and what stood before SK."""
-    header = replace(message.header, length=0, next_payload=0)
+    header = message.header._replace(length=0, next_payload=0)
     payloads = tuple(
         replace(p, aad=b"") if isinstance(p, Encrypted | EncryptedFragment) else p
         for p in message.payloads

@@ -142,11 +142,11 @@ def test_exactly_these_payloads(payloads):
 @pytest.mark.parametrize(
     "header",
     [
-        replace(HEADER, exchange=ExchangeType.IKE_SA_INIT),
-        replace(HEADER, initiator_spi=b"\0" * 7 + b"\1"),
-        replace(HEADER, responder_spi=b"\1" + b"\0" * 7),
-        replace(HEADER, major=1),
-        replace(HEADER, major=3),
+        HEADER._replace(exchange=ExchangeType.IKE_SA_INIT),
+        HEADER._replace(initiator_spi=b"\0" * 7 + b"\1"),
+        HEADER._replace(responder_spi=b"\1" + b"\0" * 7),
+        HEADER._replace(major=1),
+        HEADER._replace(major=3),
     ],
 )
 def test_other_messages_are_no_checks(header):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import tracemalloc
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 
@@ -67,8 +66,7 @@ def test_header_on_the_wire():
 @pytest.mark.parametrize("is_initiator", [True, False])
 @pytest.mark.parametrize("is_response", [True, False])
 def test_header_comes_back(is_initiator, is_response):
-    header = replace(
-        HEADER,
+    header = HEADER._replace(
         is_initiator=is_initiator,
         is_response=is_response,
         message_id=0xFFFFFFFF,
@@ -76,7 +74,7 @@ def test_header_comes_back(is_initiator, is_response):
         higher_version=True,
         minor=5,
     )
-    assert decode_header(encode_message(header, ())) == replace(header, length=HEADER_LENGTH)
+    assert decode_header(encode_message(header, ())) == header._replace(length=HEADER_LENGTH)
     assert header.spis == SPI_I + SPI_R
 
 
@@ -297,9 +295,9 @@ def test_what_the_wire_has_no_room_for():
         with pytest.raises(WireError):
             encode_payloads(payloads)
     for header in (
-        replace(HEADER, message_id=2**32),
-        replace(HEADER, exchange=256),
-        replace(HEADER, initiator_spi=b"short"),
+        HEADER._replace(message_id=2**32),
+        HEADER._replace(exchange=256),
+        HEADER._replace(initiator_spi=b"short"),
     ):
         with pytest.raises(WireError):
             encode_message(header, ())

@@ -1,19 +1,30 @@
-"""hearthgate.toml → frozen values. The file is written by people, never by the daemon.
-
-An error names file, key, value and what is allowed. Keys and pre-shared keys never show in a repr.
-Left out: what the daemon learns by itself (peers, invitations), which is in agent/peers.py.
-"""
+"""TOML text → the values of agent.config.values, each mistake as a ConfigError for people."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent.bridge.devices import check_devices
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
+from agent.config.values import (
+    ESP_PROPOSALS,
+    IKE_PORT,
+    IKE_PROPOSALS,
+    NAME,
+    NAME_RULE,
+    NATT_PORT,
+    PSK_MINIMUM,
+    ROLES,
+    Config,
+    MediateConfig,
+    MediatedPeerConfig,
+    MediatorConfig,
+    PeerConfig,
+    split_host,
+)
 from agent.crypto.auth import parse_key_text
 from agent.errors import ConfigError
 from agent.toml_table import Table, parse_toml
@@ -26,129 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.bridge.devices import DeviceConfig
-
-IKE_PORT = 500
-NATT_PORT = 4500
-
-# What our own ends offer and accept, best first. X25519 and AES-GCM are everywhere; ChaCha20 serves
-# boards without AES instructions; the CBC suites meet old peers.
-IKE_PROPOSALS = (
-    "aes128gcm16-prfsha256-x25519",
-    "aes256gcm16-prfsha384-x25519",
-    "chacha20poly1305-prfsha256-x25519",
-    "aes128-sha256-x25519",
-    "aes256-sha256-ecp256",
-    "aes128-sha256-modp2048",
-)
-ESP_PROPOSALS = (
-    "aes128gcm16-x25519-esn",
-    "aes128gcm16-x25519",
-    "aes128gcm16-esn",
-    "aes128gcm16",
-    "chacha20poly1305",
-    "aes256gcm16",
-    "aes128-sha256",
-)
-# A pre-shared key can be tried offline by whoever answers once in the peer's place (RFC 7296 §2.15,
-# THREATS 18), so short ones are refused. 16 characters of base64 are 96 bit.
-PSK_MINIMUM = 16
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-NAME_RULE = "a name has 1 to 63 letters, digits, dots, dashes or underscores."
-ROLES = ("none", "reader", "operator", "technician", "owner")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediatorConfig:
-    """A mediation server to register with; `key` (32 octets) proves it, else `psk`."""
-
-    name: str
-    host: str
-    port: int
-    remote_id: Identification
-    local_id: Identification | None
-    key: bytes | None
-    psk: bytes | None = field(repr=False)
-    proposals: tuple[Proposal, ...]
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether we show our mediation key there (strongSwan knows us by another name)."""
-        return self.local_id is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediatedPeerConfig:
-    """A peer that registers here under a configured identity (strongSwan)."""
-
-    name: str
-    remote_id: Identification
-    key: bytes | None
-    psk: bytes | None = field(repr=False)
-    may_call: tuple[Identification, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediateConfig:
-    """This machine is a mediation server."""
-
-    address: str  # what others are told to reach it by
-    local_id: Identification | None
-    proposals: tuple[Proposal, ...]
-    peers: tuple[MediatedPeerConfig, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerConfig:
-    """A peer that was configured by hand. Seconds, octets and packets as named."""
-
-    name: str
-    remote_id: Identification
-    local_id: Identification | None
-    key: bytes | None
-    psk: bytes | None = field(repr=False)
-    host: str
-    port: int
-    mediator: str
-    pseudonym: Identification | None
-    role: str
-    grants: tuple[str, ...]
-    proposals: tuple[Proposal, ...]
-    esp_proposals: tuple[Proposal, ...]
-    local_ts: tuple[TrafficSelector, ...]
-    remote_ts: tuple[TrafficSelector, ...]
-    virtual_ip: bool
-    assign: tuple[bytes, ...]
-    start: bool
-    liveness_seconds: int
-    ike_seconds: int
-    child_seconds: int
-    child_octets: int
-    child_packets: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """The whole file."""
-
-    name: str
-    port: int
-    tun: str
-    mtu: int
-    addresses: tuple[str, ...]
-    mediators: tuple[MediatorConfig, ...]
-    mediate: MediateConfig | None
-    peers: tuple[PeerConfig, ...]
-    devices: tuple[DeviceConfig, ...]
-
-    @property
-    def direct(self) -> bool:
-        """Whether peers may come without a mediator, and so on port 500 too."""
-        return any(not peer.mediator and not peer.host for peer in self.peers)
-
-    @property
-    def needs_tun(self) -> bool:
-        """A machine that only mediates carries no packets."""
-        return self.mediate is None or bool(self.mediators or self.peers or self.devices)
 
 
 def load_config(
@@ -177,23 +65,6 @@ def load_config(
     except ValueError as error:
         raise ConfigError(f"{source}: {error}.") from None
     return config
-
-
-def split_host(text: str, default_port: int = NATT_PORT) -> tuple[str, int]:
-    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises ValueError."""
-    host, port = text, ""
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError("an IPv6 address with a port is written [fd00::1]:4500.")
-        port = rest[1:]
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not host or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host):
-        raise ValueError("a host name or an address is wanted, like med.example.org.")
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        raise ValueError("the port is a number from 1 to 65535.")
-    return host, int(port[:6]) if port else default_port
 
 
 def _own_name(top: Table) -> str:

@@ -1,0 +1,156 @@
+"""What has to come back by itself, and how soon: paths that carry nothing, NATs and peers that forget.
+
+THREATS 36 and 37, mediation.md §4. Whole engines in virtual time, 20 ms a NAT side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.datagram import Address
+from agent.wire.codes import ExchangeType
+from tests.unit.engine.machines import PORT, SERVER, Scene, echo
+
+if TYPE_CHECKING:
+    from tests.support.network import Packet
+
+IPV6 = {"gateway": "2001:db8:1::7", "operator": "2001:db8:2::7"}
+
+
+def with_ipv6(scene: Scene) -> Scene:
+    """Both also have a public IPv6 address; the mediator has none."""
+    for name, text in IPV6.items():
+        host, ip = scene.hosts[name], Address.parse(text, PORT).ip
+        host.addresses[ip] = scene.network.public
+        scene.network.public.members[ip] = host
+        host.node.hosts.append(text)  # type: ignore[attr-defined]
+        host.node.tell_addresses(scene.now)  # type: ignore[attr-defined]
+    return scene
+
+
+def is_handshake(packet: Packet) -> bool:
+    """IKE_SA_INIT or IKE_AUTH behind a marker."""
+    first = (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH)
+    return len(packet.data) > 28 and packet.data[:4] == bytes(4) and packet.data[22] in first
+
+
+def flows_within(scene: Scene, seconds: float) -> float | None:
+    """Seconds until an echo of the operator arrives, one sent each half second; None if never."""
+    packet = echo(scene.operator.address, scene.gateway.address)
+    started = scene.now
+    while scene.now - started < seconds:
+        before = len(scene.gateway.delivered)
+        scene.operator.engine.receive_packets([packet], scene.now)
+        if scene.run(0.5, lambda seen=before: len(scene.gateway.delivered) > seen):
+            return scene.now - started
+    return None
+
+
+def test_checks_pass_but_the_handshake_does_not_and_the_next_path_is_taken():
+    """The known weakness: the first path was waited for as long as IKE itself gives up, 40 s."""
+    scene = with_ipv6(Scene()).registered()
+    refused: list[Packet] = []
+
+    def drops(host: str, packet: Packet) -> bool:
+        if len(packet.destination.ip) == 16 and is_handshake(packet):
+            refused.append(packet)
+            return True
+        return False
+
+    scene.network.drops = drops
+    started = scene.now
+    scene.connect()
+    assert scene.run(20, scene.both_up), scene.operator.peer("cabin", scene.now)
+    assert refused
+    assert scene.operator.peer("cabin").path.startswith("198.51.100.1:")
+    assert scene.now - started < 6
+    assert scene.echoes()
+
+
+def test_no_path_carries_the_handshake_and_it_is_said_in_time():
+    scene = with_ipv6(Scene()).registered()
+    scene.network.drops = lambda host, packet: (
+        host != "mediator" and (is_handshake(packet) and packet.destination.host != SERVER)
+    )
+    scene.connect()
+    assert scene.run(45, lambda: bool(scene.operator.peer("cabin", scene.now).error))
+    assert not scene.gateway.is_up("laptop")
+    scene.network.drops = None
+    assert scene.run(20, scene.both_up)
+
+
+@pytest.mark.parametrize("whose", ["operator", "gateway", "both"])
+def test_a_nat_gives_another_port_while_the_operator_uses_the_tunnel(whose: str):
+    """Port-restricted NATs on both sides: only new checks can open them again."""
+    scene = Scene().connected()
+    scene.run(100)
+    if whose in ("operator", "both"):
+        scene.operator_nat.reboot()
+    if whose in ("gateway", "both"):
+        scene.gateway_nat.reboot()
+    took = flows_within(scene, 60)
+    assert took is not None
+    assert took < (8 if whose == "operator" else 25)  # the gateway's own probe comes each 20 s
+    scene.run(30)
+    assert scene.echoes()
+    assert scene.operator.is_up("cabin")
+    assert len(scene.gateway.engine._connections["laptop"].children) == 1
+
+
+def test_the_operators_nat_changes_while_idle_and_the_next_call_works_at_once():
+    scene = Scene().registered()
+    scene.operator_nat.reboot()
+    scene.connect()
+    assert scene.run(15, scene.both_up), scene.operator.peer("cabin", scene.now)
+
+
+def test_a_killed_gateway_is_back_within_seconds_of_traffic():
+    """THREATS 37. Its NAT still lets the operator in, so it can say that it knows nothing."""
+    scene = Scene().connected()
+    scene.run(100)
+    scene.gateway.boot(scene.now)
+    took = flows_within(scene, 60)
+    assert took is not None
+    assert took < 6
+    assert scene.both_up()
+
+
+def test_traffic_that_nobody_answers_costs_a_probe_and_nothing_else():
+    """One-way traffic is no fault: the same IKE SA stays."""
+    scene = Scene().connected()
+    before = scene.operator.engine._connections["cabin"].ike_id
+    packet = echo(scene.operator.address, scene.gateway.address)
+    for _ in range(60):
+        scene.operator.engine.receive_packets([packet], scene.now)
+        scene.run(1)
+    assert scene.operator.engine._connections["cabin"].ike_id == before
+    assert len(scene.gateway.delivered) == 60
+
+
+def test_a_short_outage_does_not_end_the_tunnel():
+    scene = Scene().connected()
+    before = scene.operator.engine._connections["cabin"].ike_id
+    scene.network.drops = lambda host, packet: True
+    assert flows_within(scene, 15) is None
+    scene.network.drops = None
+    assert scene.operator.is_up("cabin")
+    took = flows_within(scene, 20)
+    assert took is not None
+    assert took < 1
+    assert scene.operator.engine._connections["cabin"].ike_id is not None
+    scene.run(30)
+    assert scene.both_up()
+    assert scene.echoes()
+    assert before is not None
+
+
+def test_a_restarted_mediator_is_found_again_soon_after_the_first_probe():
+    scene = Scene().registered()
+    scene.run(5)
+    scene.mediator.boot(scene.now)
+    took = scene.now
+    registered = lambda: scene.mediator.engine.status(scene.now).server.registered == 2  # noqa: E731
+    assert scene.run(60, registered)
+    assert scene.now - took < 30
