@@ -57,7 +57,7 @@ Listener = Callable[[Event], None]
 class Daemon:
     """One running hearthgate. `house` has what it knows; `engine` does the work."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, key_log: Callable[[str], None] | None = None) -> None:
         self.house = house
         self.started = monotonic()
         self.counters: Counter[str] = Counter()
@@ -87,6 +87,7 @@ class Daemon:
             if self.tun
             else None,
             mtu=house.config.mtu,
+            key_log=key_log,
         )
 
     # --- life ---------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ of the local socket: 500 goes without.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.datagram import Address, Dropped, Path, Received, Transmit
+from agent.engine import keylog
 from agent.engine.authority import Authority
 from agent.engine.connection import Connection
 from agent.engine.enrolment import EnrolmentExtension, enrol
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 Random = Callable[[int], bytes]
 Key = tuple[str, str]
+K = TypeVar("K")
 
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
@@ -71,7 +73,9 @@ class Engine:
         mtu: int = 1280,
         ike_settings: IkeSettings | None = None,
         mediation_settings: MediationSettings | None = None,
+        key_log: Callable[[str], None] | None = None,
     ) -> None:
+        """`key_log`, for debugging only, is given all keys as lines for Wireshark."""
         self.dropped: Counter[str] = Counter()
         self._random = random
         self._outputs: deque[Output] = deque()
@@ -90,6 +94,7 @@ class Engine:
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
         self._enrol = enrol
+        self._key_log = key_log
         self._ike = Ike(
             pad=self._authority,
             random=random,
@@ -369,6 +374,9 @@ class Engine:
                 self.dropped[reason] += 1
             case ike_events.InstallChildSa():
                 self._plane.install(esp_parameters(output), now)
+                self._log_keys(keylog.esp_lines, output)
+            case ike_events.IkeKeysDerived():
+                self._log_keys(keylog.ike_lines, output)
             case ike_events.RemoveChildSa(spi_in=spi_in):
                 self._plane.remove(spi_in)
             case ike_events.IkeSaEstablished():
@@ -446,6 +454,11 @@ class Engine:
                 self._emit(
                     Notice(text=f"{event.peer}: two machines use the same keys; pair them anew.")
                 )
+
+    def _log_keys(self, lines: Callable[[K], Iterable[str]], output: K) -> None:
+        if self._key_log is not None:
+            for line in lines(output):
+                self._key_log(line)
 
     def _on_path_changed(self, ike_id: int, path: Path) -> None:
         self._plane.set_path(ike_id, path)

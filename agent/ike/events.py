@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from agent.datagram import Dropped, Transmit
 
 if TYPE_CHECKING:
+    from agent.crypto.keymat import IkeKeys
     from agent.datagram import Path
     from agent.wire.payloads import Identification
     from agent.wire.selectors import TrafficSelector
@@ -161,6 +162,20 @@ class InstallChildSa:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IkeKeysDerived:
+    """An IKE SA has its keys, authenticated or not. For the engine's key log and nobody else.
+
+    `spis`: SPIi and SPIr, 16 octets; `integ_id` 0 with an AEAD.
+    """
+
+    spis: bytes
+    encr_id: int
+    key_bits: int
+    integ_id: int
+    keys: IkeKeys = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveChildSa:
     """Order to the data plane: forget this pair of SAs and its keys."""
 
@@ -178,4 +193,4 @@ Event = (
     | ChildSaClosed
     | PathChanged
 )
-Output = Transmit | Dropped | Event | InstallChildSa | RemoveChildSa
+Output = Transmit | Dropped | Event | InstallChildSa | RemoveChildSa | IkeKeysDerived
