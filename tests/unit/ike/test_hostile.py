@@ -7,7 +7,7 @@ import random
 import pytest
 
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.ike.cookies import COOKIES_PER_ADDRESS, Cookies
+from agent.ike.cookies import COOKIES_PER_ADDRESS, STRAY_ANSWERS_IN_ALL, Cookies
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
@@ -332,6 +332,11 @@ def test_unknown_spis() -> None:
         pair.b.ike.receive(FROM_A, data, pair.now)
     (answer,) = _answers(pair.b)
     assert pair.describe(pair.b, answer) == "INFORMATIONAL! N(INVALID_IKE_SPI)"
+    # Other addresses too, but not more than so many all together.
+    for number in range(2 * STRAY_ANSWERS_IN_ALL):
+        other = Path(B_ADDRESS, Address(b"\xcb\x00" + number.to_bytes(2, "big"), 4500))
+        pair.b.ike.receive(other, data, pair.now)
+    assert 0.9 * STRAY_ANSWERS_IN_ALL < len(_answers(pair.b)) < STRAY_ANSWERS_IN_ALL
     pair.now += 10
     zero = header._replace(initiator_spi=bytes(8), responder_spi=bytes(8))
     for other in (header._replace(is_response=True), zero):
