@@ -41,7 +41,9 @@ async def request_json(
         async with asyncio.timeout(seconds):
             status, answer = await _exchange(address, port, local_address, head.encode() + text)
     except TimeoutError:
-        raise UnavailableError("the gateway does not answer") from None
+        raise UnavailableError(
+            "the gateway does not answer; has it a device that is granted to this machine?"
+        ) from None
     except OSError as error:
         reason = error.strerror or "no connection"
         raise UnavailableError(f"the gateway's points cannot be reached: {reason}") from None
