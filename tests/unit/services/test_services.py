@@ -473,8 +473,8 @@ def test_line_parameters_are_set_for_each_client(pty):
     async def main():
         _far, name = pty
         device = bus(name)
+        near = os.open(name, os.O_RDWR | os.O_NOCTTY)  # first: then the port is exclusive
         async with House(device) as house:
-            near = os.open(name, os.O_RDWR | os.O_NOCTTY)
             spoilt = termios.tcgetattr(near)
             spoilt[4] = spoilt[5] = termios.B300
             spoilt[3] |= termios.ECHO
