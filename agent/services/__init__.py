@@ -171,6 +171,8 @@ class Services:
                 entry = self._describe(service)
                 entry.pop("users", None)
                 entry["reachable"] = access.may_connect(service.config)
+                if isinstance(service.config, ModbusConfig):
+                    entry |= _granted_points(service.config, access)
                 found.append(entry)
         return found
 
@@ -281,6 +283,15 @@ class Services:
                 f"{device} is {type_word(service.config)}: it has no points"
             )
         return service
+
+
+def _granted_points(config: ModbusConfig, access: Access) -> dict[str, int]:
+    """How many points there are for one peer."""
+    points = [p for p in config.points if access.may_read(config, p)]
+    return {
+        "points": len(points),
+        "writable": sum(access.may_write(config, point) for point in points),
+    }
 
 
 def _no_point(device: str, point: str) -> str:

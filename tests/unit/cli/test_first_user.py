@@ -48,6 +48,19 @@ def test_a_port_is_shown_only_to_who_may_use_it(pair, laptop):
     assert re.search(r"^  boiler  modbus  tcp \[fd[0-9a-f:]+\]:502 +5 points", said, re.M)
 
 
+def test_points_are_counted_as_they_are_granted(pair, laptop):
+    laptop("none", "--add", "read:boiler.setpoint")
+    said = text(pair.operator, "connect", "cabin")
+    assert re.search(r"^  boiler  modbus  get and set  1 point, 0 writable$", said, re.M)
+    laptop("reader")
+    assert "5 points, 0 writable" in text(pair.operator, "connect", "cabin")
+
+
+def test_doctor_says_everything_once(pair):
+    said = pair.gateway.cli("doctor", check=False).stdout
+    assert said.count("FAIL  device bus: ") == 1
+
+
 def test_forward(pair, laptop):
     """Tools without IPv6 reach what is granted, until disconnect, and nothing else."""
     assert "nothing to forward" in text(pair.operator, "connect", "cabin", "--forward")
