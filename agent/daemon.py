@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("agent.daemon")
 
-TUN_BUDGET = 64  # packets read in one go: about one full GSO send
-TUN_ROUNDS = 4  # batches of them before the sockets get their turn
+TUN_ROUNDS = 4  # full batches of packets that are read before the sockets get their turn
 EXPIRY_SECONDS = 60.0  # how often invitations are looked at
 MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
@@ -243,12 +242,11 @@ class Daemon:
         tun = self.tun
         assert tun is not None
         for _ in range(TUN_ROUNDS):
-            packets = tun.receive(TUN_BUDGET)
-            if packets:
-                self.engine.receive_packets(packets, monotonic())
-                self._drain()
-            if len(packets) < TUN_BUDGET:
+            packets = tun.receive()
+            if not packets:
                 break
+            self.engine.receive_packets(packets, monotonic())
+            self._drain()
 
     def _on_timer(self) -> None:
         self._armed = None
