@@ -31,10 +31,8 @@ from agent.ike import events as ike_events
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
-from agent.mediation.client import MediationClient
 from agent.mediation.connect_id import responder_factory
 from agent.mediation.identity import accept_hash
-from agent.mediation.server import MediationServer
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
+    from agent.mediation.server import MediationServer
     from agent.wire.message import Message
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
@@ -106,6 +105,8 @@ class Engine:
 
     def serve(self, entry: ServerEntry) -> None:
         """Be a mediation server."""
+        from agent.mediation.server import MediationServer  # few machines are one
+
         self._server = MediationServer(
             random=self._random, settings=self._mediation_settings, allowed=self._may_call
         )
@@ -122,6 +123,8 @@ class Engine:
             self._schedule.set(("mediator", name), None)
         for name, entry in wanted.items():
             if name not in self._registrations:
+                from agent.mediation.client import MediationClient  # a mere mediator needs none
+
                 client = MediationClient(
                     name=name,
                     random=self._random,
