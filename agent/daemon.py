@@ -355,28 +355,33 @@ class Daemon:
         if self.tun is None:
             return
         after = self._tunnels.get(event.name)
-        old, new = _prefixes(before), _prefixes(after)
-        for prefix in new:
-            if prefix not in old:
-                self._netlink_try(self._netlink.add_route, *prefix)
-        for prefix in old:
-            if prefix not in new:
-                self._netlink_try(self._netlink.del_route, *prefix)
         mine = set(before.addresses if before else ())
         assigned = set(after.addresses if after else ())
         for ip in assigned - mine:
-            self._netlink_try(self._netlink.add_address, ip, len(ip) * 8)
+            self._netlink_try(self._netlink.add_address, self._device, ip, len(ip) * 8)
+        old, new = _prefixes(before), _prefixes(after)
+        for ip, length in new:
+            source = self._source(after, len(ip)) if after else None
+            self._netlink_try(self._netlink.add_route, ip, length, self._device, source=source)
+        for prefix in old:
+            if prefix not in new:
+                self._netlink_try(self._netlink.del_route, *prefix, self._device)
         for ip in mine - assigned:
-            self._netlink_try(self._netlink.del_address, ip, len(ip) * 8)
+            self._netlink_try(self._netlink.del_address, self._device, ip, len(ip) * 8)
 
-    def _netlink_try(self, verb: Callable[..., object], ip: bytes, length: int) -> None:
+    def _source(self, tunnel: TunnelUp, size: int) -> bytes | None:
+        """The address of ours that the peer takes packets from; None where it must be another's."""
+        configured = [Address.parse(a.partition("/")[0], 0).ip for a in self.house.config.addresses]
+        for ip in (*tunnel.addresses, self.house.keys.address, *configured):
+            if len(ip) == size and any(ts.start <= ip <= ts.end for ts in tunnel.local_ts):
+                return ip
+        return None
+
+    def _netlink_try(self, verb: Callable[..., object], *arguments: object, **more: object) -> None:
         try:
-            if verb.__name__.endswith("route"):
-                verb(ip, length, self._device)
-            else:
-                verb(self._device, ip, length)
+            verb(*arguments, **more)
         except OSError as error:
-            log.warning("%s %s/%d: %s", verb.__name__, str_address(ip), length, error)
+            log.warning("%s: %s", verb.__name__.replace("_", " "), error)
 
     # --- what the engine asks -----------------------------------------------------------------
 

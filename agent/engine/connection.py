@@ -242,6 +242,7 @@ class Connection:
         self._emit(
             TunnelUp(
                 name=self.entry.name,
+                local_ts=event.local_ts,
                 remote_ts=event.remote_ts,
                 addresses=event.addresses if event.ike_id in self._initiated else (),
             )
