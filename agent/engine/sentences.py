@@ -22,7 +22,8 @@ FLAPPING = (
 )
 _PEER: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
-    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key that is pinned for it, or does "
+    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key or pre-shared key that stands for it "
+    "here, or does "
     "not know ours (any more); if it was reinstalled, pair again with a new invitation.",
     CloseReason.NO_PROPOSAL_CHOSEN: "both sides have no cryptographic proposal in common; compare "
     "`proposals` and `esp_proposals`.",
