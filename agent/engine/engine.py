@@ -36,7 +36,7 @@ from agent.mediation.identity import accept_hash
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
-from agent.wire.esp import NON_ESP_MARKER
+from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
 
 if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
@@ -53,6 +53,7 @@ Key = tuple[str, str]
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 KEEPALIVE = b"\xff"
+LOOK_AROUND_SECONDS = 3.0  # a link that comes up makes half a dozen changes
 _ZERO_SPIS = bytes(16)
 _INFORMATIONAL = 37
 
@@ -85,6 +86,7 @@ class Engine:
         self._paths: dict[int, Path] = {}
         self._changed: set[Key] = set()
         self._local: tuple[Address, ...] = ()
+        self._look_around_from = 0.0
         self._mediation_settings = mediation_settings or MediationSettings()
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
@@ -172,7 +174,11 @@ class Engine:
         self._settle(now)
 
     def set_local_addresses(self, addresses: Sequence[Address], now: float) -> None:
-        """Usable local addresses with the port of the NAT-T socket, best first."""
+        """Usable local addresses with the port of the NAT-T socket, best first.
+
+        To be called also when only links or routes changed: what waits tries again, and what
+        stands is asked whether it still does.
+        """
         before, self._local = self._local, tuple(addresses)
         for registration in self._registrations.values():
             registration.client.set_local_endpoints(self._local)
@@ -183,7 +189,21 @@ class Engine:
         for connection in self._connections.values():
             if connection.ike_id is not None and self._leaves_from(connection.ike_id, gone):
                 self._ike.close(connection.ike_id, now, silent=True)
+        if now >= self._look_around_from:
+            self._look_around_from = now + LOOK_AROUND_SECONDS
+            self._look_around(now)
         self._settle(now)
+
+    def _look_around(self, now: float) -> None:
+        """The network may be another one."""
+        for registration in self._registrations.values():
+            registration.hurry(now)
+            if registration.ike_id is not None:
+                self._ike.check_liveness(registration.ike_id, now)
+        for ike_id in self._paths:
+            self._ike.check_liveness(ike_id, now)
+        for connection in self._connections.values():
+            connection.hurry(now)
 
     def connect(self, name: str, now: float) -> None:
         """Somebody wants a tunnel to this peer; it stays wanted. KeyError if it is unknown."""
@@ -334,7 +354,7 @@ class Engine:
         if path.local.port != IKE_PORT:
             if data[:4] != NON_ESP_MARKER:
                 if data != KEEPALIVE:
-                    self.dropped["not_ike"] += 1
+                    self.dropped["esp_unknown_spi" if len(data) >= MIN_ESP else "not_ike"] += 1
                 return
             data = data[4:]
         if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:

@@ -61,8 +61,10 @@ def peer_closed(reason: CloseReason, detail: str) -> str:
     return _sentence(_PEER, reason, detail)
 
 
-def connect_failed(reason: ConnectFailure) -> str:
-    """Why the mediated way to a peer failed."""
+def connect_failed(reason: ConnectFailure, detail: str = "") -> str:
+    """Why the mediated way to a peer failed; `detail` is what is wrong on this side of it."""
+    if reason is ConnectFailure.REFUSED and detail:
+        return f"the call was not made: {detail}."
     return _CONNECT.get(reason, str(reason.value).replace("_", " "))
 
 
