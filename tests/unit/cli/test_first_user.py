@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 
 import pytest
@@ -77,6 +78,13 @@ def test_forward(pair, laptop):
     assert pair.net.operator.run(command).stdout == "ConnectionRefusedError\n"
     text(pair.operator, "connect", "cabin")
     assert pair.operator.status()["forwards"] == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_are_no_mistake(closed):
+    command = f"{sys.executable} -m agent completion bash {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_values_are_shown_as_exact_as_they_came(pair):
