@@ -120,6 +120,15 @@ class Connection:
                 registration.hurry(now)
             self.begin(now)
 
+    def hurry(self, now: float) -> None:
+        """The network changed: do not wait for the next attempt's time, if it is called directly.
+
+        Those that go by a mediator follow their registration.
+        """
+        if self.wanted and self.entry.host and self.state is State.WAITING:
+            self._backoff.reset()
+            self.begin(now)
+
     def unwant(self, now: float) -> None:
         """Nobody wants it any more."""
         self.wanted = False
@@ -214,7 +223,7 @@ class Connection:
             return
         self.connect_id = event.replaced_by
         if self.connect_id is None and self.state is not State.UP:
-            self._fail(self._attempt_error or connect_failed(event.reason), now)
+            self._fail(self._attempt_error or connect_failed(event.reason, event.detail), now)
 
     def on_established(self, event: IkeSaEstablished, now: float) -> None:
         """An IKE SA with this peer is up, whoever began."""
@@ -242,6 +251,7 @@ class Connection:
         self._emit(
             TunnelUp(
                 name=self.entry.name,
+                local_ts=event.local_ts,
                 remote_ts=event.remote_ts,
                 addresses=event.addresses if event.ike_id in self._initiated else (),
             )

@@ -32,19 +32,18 @@ from agent.ike import events as ike_events
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
-from agent.mediation.client import MediationClient
 from agent.mediation.connect_id import responder_factory
 from agent.mediation.identity import accept_hash
-from agent.mediation.server import MediationServer
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
-from agent.wire.esp import NON_ESP_MARKER
+from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
 
 if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
+    from agent.mediation.server import MediationServer
     from agent.wire.message import Message
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
@@ -56,6 +55,7 @@ K = TypeVar("K")
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 KEEPALIVE = b"\xff"
+LOOK_AROUND_SECONDS = 3.0  # a link that comes up makes half a dozen changes
 _ZERO_SPIS = bytes(16)
 _INFORMATIONAL = 37
 
@@ -90,6 +90,7 @@ class Engine:
         self._paths: dict[int, Path] = {}
         self._changed: set[Key] = set()
         self._local: tuple[Address, ...] = ()
+        self._look_around_from = 0.0
         self._mediation_settings = mediation_settings or MediationSettings()
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
@@ -111,6 +112,8 @@ class Engine:
 
     def serve(self, entry: ServerEntry) -> None:
         """Be a mediation server."""
+        from agent.mediation.server import MediationServer  # few machines are one
+
         self._server = MediationServer(
             random=self._random, settings=self._mediation_settings, allowed=self._may_call
         )
@@ -127,6 +130,8 @@ class Engine:
             self._schedule.set(("mediator", name), None)
         for name, entry in wanted.items():
             if name not in self._registrations:
+                from agent.mediation.client import MediationClient  # a mere mediator needs none
+
                 client = MediationClient(
                     name=name,
                     random=self._random,
@@ -174,7 +179,11 @@ class Engine:
         self._settle(now)
 
     def set_local_addresses(self, addresses: Sequence[Address], now: float) -> None:
-        """Usable local addresses with the port of the NAT-T socket, best first."""
+        """Usable local addresses with the port of the NAT-T socket, best first.
+
+        To be called also when only links or routes changed: what waits tries again, and what
+        stands is asked whether it still does.
+        """
         before, self._local = self._local, tuple(addresses)
         for registration in self._registrations.values():
             registration.client.set_local_endpoints(self._local)
@@ -185,7 +194,21 @@ class Engine:
         for connection in self._connections.values():
             if connection.ike_id is not None and self._leaves_from(connection.ike_id, gone):
                 self._ike.close(connection.ike_id, now, silent=True)
+        if now >= self._look_around_from:
+            self._look_around_from = now + LOOK_AROUND_SECONDS
+            self._look_around(now)
         self._settle(now)
+
+    def _look_around(self, now: float) -> None:
+        """The network may be another one."""
+        for registration in self._registrations.values():
+            registration.hurry(now)
+            if registration.ike_id is not None:
+                self._ike.check_liveness(registration.ike_id, now)
+        for ike_id in self._paths:
+            self._ike.check_liveness(ike_id, now)
+        for connection in self._connections.values():
+            connection.hurry(now)
 
     def connect(self, name: str, now: float) -> None:
         """Somebody wants a tunnel to this peer; it stays wanted. KeyError if it is unknown."""
@@ -336,7 +359,7 @@ class Engine:
         if path.local.port != IKE_PORT:
             if data[:4] != NON_ESP_MARKER:
                 if data != KEEPALIVE:
-                    self.dropped["not_ike"] += 1
+                    self.dropped["esp_unknown_spi" if len(data) >= MIN_ESP else "not_ike"] += 1
                 return
             data = data[4:]
         if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:

@@ -22,7 +22,8 @@ FLAPPING = (
 )
 _PEER: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
-    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key that is pinned for it, or does "
+    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key or pre-shared key that stands for it "
+    "here, or does "
     "not know ours (any more); if it was reinstalled, pair again with a new invitation.",
     CloseReason.NO_PROPOSAL_CHOSEN: "both sides have no cryptographic proposal in common; compare "
     "`proposals` and `esp_proposals`.",
@@ -60,8 +61,10 @@ def peer_closed(reason: CloseReason, detail: str) -> str:
     return _sentence(_PEER, reason, detail)
 
 
-def connect_failed(reason: ConnectFailure) -> str:
-    """Why the mediated way to a peer failed."""
+def connect_failed(reason: ConnectFailure, detail: str = "") -> str:
+    """Why the mediated way to a peer failed; `detail` is what is wrong on this side of it."""
+    if reason is ConnectFailure.REFUSED and detail:
+        return f"the call was not made: {detail}."
     return _CONNECT.get(reason, str(reason.value).replace("_", " "))
 
 

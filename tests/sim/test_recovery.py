@@ -1,4 +1,4 @@
-"""What has to come back by itself, and how soon: paths that carry nothing, NATs and peers that forget.
+"""What has to come back by itself, how soon: paths that carry nothing, NATs and peers that forget.
 
 THREATS 36 and 37, mediation.md §4. Whole engines in virtual time, 20 ms a NAT side.
 """
@@ -154,3 +154,71 @@ def test_a_restarted_mediator_is_found_again_soon_after_the_first_probe():
     registered = lambda: scene.mediator.engine.status(scene.now).server.registered == 2  # noqa: E731
     assert scene.run(60, registered)
     assert scene.now - took < 30
+
+
+class Unscanned(dict):
+    """A table that may be asked for one entry, and not gone through."""
+
+    def __iter__(self):
+        raise AssertionError("gone through")
+
+    def values(self):
+        raise AssertionError("gone through")
+
+    items = keys = values
+
+
+def test_what_an_event_costs_does_not_depend_on_the_number_of_peers():
+    scene = Scene().registered()
+    for machine in (scene.operator, scene.gateway):
+        machine.engine._connections = Unscanned(machine.engine._connections)
+    scene.connect()
+    scene.run(2)
+    packet = echo(scene.operator.address, scene.gateway.address)
+    scene.operator.engine.receive_packets([packet], scene.now)
+    scene.run(1)
+    assert scene.gateway.delivered == [packet]
+    scene.operator_nat.reboot()
+    assert flows_within(scene, 10) is not None
+    scene.operator.engine.rekey("cabin", scene.now, ike=True)
+    scene.operator.engine.rekey("cabin", scene.now, ike=False)
+    scene.run(60)
+    scene.operator.engine.disconnect("cabin", scene.now)
+    scene.run(1)
+    assert scene.gateway.engine._connections["laptop"].ike_id is None
+    for machine in (scene.operator, scene.gateway):  # nothing is left in the indexes
+        assert not machine.engine._by_ike_id
+        assert not machine.engine._by_path
+        assert not machine.engine._paths
+
+
+def test_a_link_that_is_back_is_used_at_once():
+    """The cable was out for an hour, the address stayed: the attempts had become rare."""
+    scene = Scene().connected()
+    host = scene.hosts["operator"]
+    scene.network.drops = lambda name, packet: (
+        name == "operator" or (packet.destination.ip == scene.operator_nat.ip)
+    )
+    scene.run(3600)
+    assert scene.operator.mediator(scene.now).state != "registered"
+    assert not scene.operator.is_up("cabin")
+    scene.network.drops = None
+    scene.operator.tell_addresses(scene.now)
+    scene.network.flush(host)
+    assert scene.run(3, scene.both_up), scene.operator.mediator(scene.now)
+    assert scene.echoes()
+
+
+def test_a_new_network_is_noticed_at_once():
+    """Same address, other router (another WLAN with the same private net), and nobody said so."""
+    scene = Scene().connected()
+    scene.run(60)
+    scene.operator_nat.reboot()
+    scene.operator.tell_addresses(scene.now)
+    scene.network.flush(scene.hosts["operator"])
+    scene.run(1)
+    seen = scene.operator.mediator(scene.now).reflexive
+    assert seen not in ("", "192.0.2.1:4500")
+    assert scene.run(8, lambda: scene.gateway.peer("laptop").path == seen)  # without any traffic
+    scene.run(1)
+    assert scene.echoes()

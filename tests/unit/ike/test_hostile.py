@@ -7,7 +7,8 @@ import random
 import pytest
 
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.ike.cookies import COOKIES_PER_ADDRESS, Cookies
+from agent.ike.child import MAX_CHILDREN
+from agent.ike.cookies import COOKIES_PER_ADDRESS, STRAY_ANSWERS_IN_ALL, Cookies
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
@@ -332,6 +333,11 @@ def test_unknown_spis() -> None:
         pair.b.ike.receive(FROM_A, data, pair.now)
     (answer,) = _answers(pair.b)
     assert pair.describe(pair.b, answer) == "INFORMATIONAL! N(INVALID_IKE_SPI)"
+    # Other addresses too, but not more than so many all together.
+    for number in range(2 * STRAY_ANSWERS_IN_ALL):
+        other = Path(B_ADDRESS, Address(b"\xcb\x00" + number.to_bytes(2, "big"), 4500))
+        pair.b.ike.receive(other, data, pair.now)
+    assert 0.9 * STRAY_ANSWERS_IN_ALL < len(_answers(pair.b)) < STRAY_ANSWERS_IN_ALL
     pair.now += 10
     zero = header._replace(initiator_spi=bytes(8), responder_spi=bytes(8))
     for other in (header._replace(is_response=True), zero):
@@ -456,3 +462,40 @@ def test_an_address_gets_few_cookies_a_second() -> None:
     assert cookies("203.0.113.78", 1) == 1
     pair.now += 1.0
     assert cookies("203.0.113.77", 1) == 1
+
+
+# -- a peer with credentials ---------------------------------------------------------------------
+
+
+def test_rekeying_the_ike_sa_without_end_leaves_few_behind() -> None:
+    """Each takes the place of the last; whoever never deletes those has two, not thousands."""
+    pair = established(make_pair(child=True))
+    for _ in range(20):
+        pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+        pair.play(
+            """
+            a --> b: CREATE_CHILD_SA? SA No KE
+            a <-- b: CREATE_CHILD_SA! SA No KE
+            a --x b: INFORMATIONAL? D(IKE)
+            """
+        )
+        assert len(pair.b.ike._by_spi) <= 2
+    assert len(pair.b.installed) == 1
+    assert pair.b.sa.established
+
+
+def test_rekeying_the_child_sa_without_end_is_refused_at_last() -> None:
+    """It is for whoever asked for a rekeying to delete the old one. This one does not."""
+    pair = established(make_pair(child=True))
+    for _ in range(30):
+        pair.a.ike.rekey_child(next(reversed(pair.a.sa.children or {})), pair.now)
+        pair.drain()
+        while pair.pending:
+            datagram = pair.pending.pop(0)
+            if "D(ESP)" in pair.describe(datagram.sender, datagram.data):
+                pair.a.sa.outgoing.clear()
+            else:
+                pair.deliver(datagram)
+        assert len(pair.b.sa.children or ()) <= 2 * MAX_CHILDREN
+    assert len(pair.b.installed) == 2 * MAX_CHILDREN
+    assert pair.b.sa.established
