@@ -27,7 +27,16 @@ class Pair:
     """We and strongSwan; `role` is ours."""
 
     def __init__(
-        self, nats, role, *, auth="ed25519", suite=GCM, more="", dynamic=False, **strongswan
+        self,
+        nats,
+        role,
+        *,
+        auth="ed25519",
+        suite=GCM,
+        more="",
+        dynamic=False,
+        arguments=(),
+        **strongswan,
     ) -> None:
         places = {"initiator": (nats.operator, "alice"), "responder": (nats.server, "bob")}
         (our_host, our_name) = places.pop(role)
@@ -52,8 +61,8 @@ class Pair:
             **strongswan,
         )
         self.initiator = self.ours if role == "initiator" else self.strongswan
-        for end in (self.ours, self.strongswan):
-            end.start()
+        self.ours.start(*arguments)
+        self.strongswan.start()
         self.initiator.connect()
         for end in (self.ours, self.strongswan):
             end.wait_up()
