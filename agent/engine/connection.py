@@ -160,15 +160,11 @@ class Connection:
             self._to(State.ASKING, now, now + ATTEMPT_SECONDS)
 
     def on_registered(self, now: float) -> None:
-        """The registration it needs is up."""
-        if self.wanted and self.state is State.WAITING:
-            self.begin(now)
-
-    def on_online(self, now: float) -> None:
-        """The mediator calls back: the peer is there (again)."""
-        if self._doubtful:
+        """The registration it needs is up, or the mediator says that the peer's is."""
+        if self._doubtful and self.state is State.UP:
             self.on_unanswered(now)
-        self.on_registered(now)
+        elif self.wanted and self.state is State.WAITING:
+            self.begin(now)
 
     def on_unanswered(self, now: float) -> None:
         """It is up, but does not answer: look for a path anew, beside what there is.

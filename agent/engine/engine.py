@@ -440,7 +440,7 @@ class Engine:
                     calling.on_connect_failed(event, now)
             case me.PeerOnline():
                 for connection in self._by_pseudonym.get(event.pseudonym.key, ()):
-                    connection.on_online(now)
+                    connection.on_registered(now)
             case _:
                 pass
 
