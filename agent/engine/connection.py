@@ -107,7 +107,9 @@ class Connection:
         return self.entry.pseudonym is not None and self.entry.pseudonym.matches(pseudonym)
 
     def was_replaced(self, now: float) -> bool:
-        """Note that a newer SA took the place of ours; True if that happens all the time."""
+        """Note that the other side put a newer SA in the place of one; True if it does so often."""
+        if self.ike_id in self._initiated:
+            return False  # we called anew ourselves
         self._replaced = [at for at in self._replaced if now - at < FLAP_SECONDS] + [now]
         return len(self._replaced) == FLAP_COUNT
 

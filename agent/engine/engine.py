@@ -26,6 +26,7 @@ from agent.engine.events import (
     PeerChanged,
 )
 from agent.engine.registration import Registration
+from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
 from agent.ike.table import Ike, IkeSettings
@@ -466,9 +467,7 @@ class Engine:
         if connection is not None:
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
-                self._emit(
-                    Notice(text=f"{event.peer}: two machines use the same keys; pair them anew.")
-                )
+                self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
 
     def _on_path_changed(self, ike_id: int, path: Path) -> None:
         self._plane.set_path(ike_id, path)

@@ -20,11 +20,14 @@ FLAPPING = (
     "the registration is lost again and again soon after it was made. Another machine may use the "
     "same keys (was this board's image copied?): each needs keys of its own. Or the network is bad."
 )
+REPLACED_OFTEN = (
+    "its connection is replaced again and again. Two machines may use the same keys (was a board's "
+    "image copied?): pair each anew. Or its network is bad."
+)
 _PEER: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
-    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key or pre-shared key that stands for it "
-    "here, or does "
-    "not know ours (any more); if it was reinstalled, pair again with a new invitation.",
+    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key or pre-shared key that stands "
+    "for it here, or does not know ours (any more); if it was reinstalled, pair again with a new invitation.",
     CloseReason.NO_PROPOSAL_CHOSEN: "both sides have no cryptographic proposal in common; compare "
     "`proposals` and `esp_proposals`.",
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
