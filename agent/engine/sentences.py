@@ -27,7 +27,8 @@ REPLACED_OFTEN = (
 _PEER: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
     CloseReason.AUTHENTICATION_FAILED: "it did not prove the key or pre-shared key that stands "
-    "for it here, or does not know ours (any more); if it was reinstalled, pair again with a new invitation.",
+    "for it here, or does not know ours (any more); if it was reinstalled, pair again with a new "
+    "invitation.",
     CloseReason.NO_PROPOSAL_CHOSEN: "both sides have no cryptographic proposal in common; compare "
     "`proposals` and `esp_proposals`.",
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
