@@ -47,9 +47,10 @@ _OTHER: dict[CloseReason, str] = {
 _CONNECT: dict[ConnectFailure, str] = {
     ConnectFailure.NOT_REACHABLE: "it is not reachable at the mediation server: it is offline, or "
     "unknown there, or does not let us call it.",
-    ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out.",
-    ConnectFailure.TIMEOUT: "it did not answer the call in time; try again, and see whether it is "
-    "registered (`hearthgate status` there).",
+    ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out. "
+    "Forwarding UDP port 4500 on one of the routers to the machine behind it helps.",
+    ConnectFailure.TIMEOUT: "no answer to the call in time: it, or the mediation server, has just "
+    "gone; try again, and see whether it is registered (`hearthgate status` there).",
     ConnectFailure.REFUSED: "it refused the call.",
     ConnectFailure.NOT_REGISTERED: "the mediation server is not connected at the moment.",
 }
