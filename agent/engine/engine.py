@@ -54,7 +54,7 @@ Key = tuple[str, str]
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 KEEPALIVE = b"\xff"
-LOOK_AROUND_SECONDS = 3.0  # a link that comes up makes half a dozen changes
+LOOK_AROUND_SECONDS = 2.0  # a link that comes up makes half a dozen changes within it
 _ZERO_SPIS = bytes(16)
 _INFORMATIONAL = 37
 
@@ -191,12 +191,14 @@ class Engine:
             if connection.ike_id is not None and self._leaves_from(connection.ike_id, gone):
                 self._ike.close(connection.ike_id, now, silent=True)
         if now >= self._look_around_from:
-            self._look_around_from = now + LOOK_AROUND_SECONDS
             self._look_around(now)
+        else:  # the last of several changes is the one that counts
+            self._schedule.set(("look around", ""), self._look_around_from)
         self._settle(now)
 
     def _look_around(self, now: float) -> None:
         """The network may be another one."""
+        self._look_around_from = now + LOOK_AROUND_SECONDS
         for registration in self._registrations.values():
             registration.hurry(now)
             if registration.ike_id is not None:
@@ -288,7 +290,9 @@ class Engine:
         if self._server is not None:
             self._server.handle_timer(now)
         for kind, name in self._schedule.expired(now):
-            if kind == "keepalive":
+            if kind == "look around":
+                self._look_around(now)
+            elif kind == "keepalive":
                 self._send_keepalive(int(name), now)
             elif kind == "mediator" and name in self._registrations:
                 self._registrations[name].on_timer(now)
