@@ -27,6 +27,7 @@ from agent.engine.events import (
     PeerChanged,
 )
 from agent.engine.registration import Registration
+from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
 from agent.ike.table import Ike, IkeSettings
@@ -55,7 +56,7 @@ K = TypeVar("K")
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 KEEPALIVE = b"\xff"
-LOOK_AROUND_SECONDS = 3.0  # a link that comes up makes half a dozen changes
+LOOK_AROUND_SECONDS = 2.0  # a link that comes up makes half a dozen changes within it
 _ZERO_SPIS = bytes(16)
 _INFORMATIONAL = 37
 
@@ -195,12 +196,14 @@ class Engine:
             if connection.ike_id is not None and self._leaves_from(connection.ike_id, gone):
                 self._ike.close(connection.ike_id, now, silent=True)
         if now >= self._look_around_from:
-            self._look_around_from = now + LOOK_AROUND_SECONDS
             self._look_around(now)
+        else:  # the last of several changes is the one that counts
+            self._schedule.set(("look around", ""), self._look_around_from)
         self._settle(now)
 
     def _look_around(self, now: float) -> None:
         """The network may be another one."""
+        self._look_around_from = now + LOOK_AROUND_SECONDS
         for registration in self._registrations.values():
             registration.hurry(now)
             if registration.ike_id is not None:
@@ -292,7 +295,9 @@ class Engine:
         if self._server is not None:
             self._server.handle_timer(now)
         for kind, name in self._schedule.expired(now):
-            if kind == "keepalive":
+            if kind == "look around":
+                self._look_around(now)
+            elif kind == "keepalive":
                 self._send_keepalive(int(name), now)
             elif kind == "mediator" and name in self._registrations:
                 self._registrations[name].on_timer(now)
@@ -448,7 +453,7 @@ class Engine:
                     calling.on_connect_failed(event, now)
             case me.PeerOnline():
                 for connection in self._by_pseudonym.get(event.pseudonym.key, ()):
-                    connection.on_online(now)
+                    connection.on_registered(now)
             case _:
                 pass
 
@@ -474,9 +479,7 @@ class Engine:
         if connection is not None:
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
-                self._emit(
-                    Notice(text=f"{event.peer}: two machines use the same keys; pair them anew.")
-                )
+                self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
 
     def _log_keys(self, lines: Callable[[K], Iterable[str]], output: K) -> None:
         if self._key_log is not None:

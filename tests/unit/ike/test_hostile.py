@@ -11,6 +11,7 @@ from agent.ike.child import MAX_CHILDREN
 from agent.ike.cookies import COOKIES_PER_ADDRESS, STRAY_ANSWERS_IN_ALL, Cookies
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.extension import Extension
+from agent.ike.sa import IkeSa
 from agent.ike.settings import IkeSettings
 from agent.ike.states import TRANSITIONS, IkeState, LocalError, Step, after
 from agent.wire.codes import ExchangeType, NotifyType
@@ -499,3 +500,71 @@ def test_rekeying_the_child_sa_without_end_is_refused_at_last() -> None:
         assert len(pair.b.sa.children or ()) <= 2 * MAX_CHILDREN
     assert len(pair.b.installed) == 2 * MAX_CHILDREN
     assert pair.b.sa.established
+
+
+def _hint(pair: Pair) -> bytes:
+    """Somebody says in b's name that it does not know a's SA."""
+    sa = pair.a.sa
+    header = Header(sa.spis[:8], sa.spis[8:], ExchangeType.INFORMATIONAL, False, True, 7)
+    return encode_message(header, [NotifyPayload(NotifyType.INVALID_IKE_SPI)])
+
+
+def test_a_hint_shortens_the_wait_for_one_who_is_gone() -> None:
+    """§2.21.4, THREATS 37: asked several times more, then given up."""
+    pair = established(make_pair())
+    pair.a.ike.check_liveness(pair.a.sa.ike_id, pair.now)
+    pair.sleep(10, deliver=False)
+    pair.sent.clear()
+    started = pair.now
+    pair.a.ike.receive(Path(A_ADDRESS, B_ADDRESS), _hint(pair), pair.now)
+    pair.sleep(3, deliver=False)
+    asked = [at - started for at, line in pair.sent if "INFORMATIONAL?" in line]
+    assert len(asked) >= 3
+    assert max(asked) < 1.5
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT
+
+
+def test_a_forged_hint_does_no_harm_to_one_who_lives() -> None:
+    """THREATS 14: however many come, at most one probe in ten seconds, and the SA stays."""
+    pair = established(make_pair())
+    for _ in range(200):
+        pair.a.ike.receive(Path(A_ADDRESS, B_ADDRESS), _hint(pair), pair.now)
+        pair.sleep(0.1)
+    assert pair.a.sa.established
+    assert sum("--> b: INFORMATIONAL?" in line for _, line in pair.sent) <= 3
+
+
+def test_a_request_in_flight_goes_out_again_on_a_new_path() -> None:
+    """THREATS 36: what was sent to the old mapping is not waited for."""
+    pair = established(make_pair())
+    pair.b.ike.check_liveness(pair.b.sa.ike_id, pair.now)
+    pair.drain()
+    pair.pending.clear()
+    pair.sleep(5, deliver=False)
+    elsewhere = Path(A_ADDRESS._replace(port=9999), B_ADDRESS)
+    pair.b.ike.set_path(pair.b.sa.ike_id, Path(B_ADDRESS, elsewhere.local), pair.now)
+    pair.sent.clear()
+    pair.tick(pair.b)
+    (again,) = pair.pending
+    assert again.path.remote == elsewhere.local
+
+
+def test_a_mistake_with_one_sa_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = established(make_pair(liveness=5.0))
+    sas = list(pair.b.ike._by_spi.values())
+    pair.b.ike.connect(pair.b.peer, Path(B_ADDRESS, A_ADDRESS), pair.now)
+    due = pair.now + 50
+    for sa in [*sas, *pair.b.ike._by_spi.values()]:
+        pair.b.ike._schedule.set(sa, pair.now)
+    handle, failed = IkeSa.handle_timer, []
+
+    def fail_once(self: IkeSa, now: float) -> None:
+        if not failed:
+            failed.append(self)
+            raise RuntimeError("a mistake")
+        handle(self, now)
+
+    monkeypatch.setattr(IkeSa, "handle_timer", fail_once)
+    with pytest.raises(RuntimeError):
+        pair.b.ike.handle_timer(due)
+    assert len(pair.b.ike._schedule) == 2
