@@ -29,7 +29,9 @@ PRIVATE = {
     *(f"STATUS TYPES ({number})" for number in (*range(40962, 40969), 41001, 41002, 41003)),
 }
 _UNKNOWN = re.compile(r"unknown|private use|unassigned|undecoded|not dissected", re.IGNORECASE)
-_WRONG = re.compile(r"malformed|expert info|incorrect|bogus|\binvalid\b|\[Bad: True\]", re.IGNORECASE)
+_WRONG = re.compile(
+    r"malformed|expert info|incorrect|bogus|\binvalid\b|\[Bad: True\]", re.IGNORECASE
+)
 
 
 def pcap(datagrams: Iterable[tuple[float, Address, Address, bytes]]) -> bytes:
