@@ -5,8 +5,8 @@
     {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
     KEYMAT   = prf+(SK_d, g^ir (new, if any) | Ni | Nr)  Child SA
 
-`i` and `r` are always the initiator and responder of the exchange that carries the nonces. Left
-out: PRFs with a fixed key length (AES-XCBC, AES-CMAC), which §2.14 would have us cut nonces for.
+`i` and `r` are always the initiator and responder of the exchange that carries the nonces. In the
+first line `Prf.nonce_key` cuts them for AES-XCBC and AES-CMAC (§2.14); nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def skeyseed(prf: Prf, nonces: bytes, shared: bytes) -> bytes:
-    """Of a first IKE SA; `nonces` is Ni | Nr."""
+    """Of a first IKE SA; `nonces` is what `Prf.nonce_key` makes of Ni and Nr."""
     return prf(nonces, shared)
 
 

@@ -363,7 +363,7 @@ def derive(sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes) -> None
     spis = sa.spis
     keys = derive_ike_keys(
         suite.prf,
-        skeyseed(suite.prf, ni + nr, shared),
+        skeyseed(suite.prf, suite.prf.nonce_key(ni, nr), shared),
         ni=ni,
         nr=nr,
         spi_i=spis[:8],

@@ -54,6 +54,8 @@ KEYWORDS: dict[str, Keyword] = {
     "prfsha256": Keyword(_PRF, PrfId.PRF_HMAC_SHA2_256),
     "prfsha384": Keyword(_PRF, PrfId.PRF_HMAC_SHA2_384),
     "prfsha512": Keyword(_PRF, PrfId.PRF_HMAC_SHA2_512),
+    "prfaesxcbc": Keyword(_PRF, PrfId.PRF_AES128_XCBC),
+    "prfaescmac": Keyword(_PRF, PrfId.PRF_AES128_CMAC),
     "x25519": Keyword(_KE, KeyExchangeId.CURVE25519),
     "curve25519": Keyword(_KE, KeyExchangeId.CURVE25519),
     "ecp256": Keyword(_KE, KeyExchangeId.ECP_256),

@@ -27,8 +27,8 @@ SUITES = [
     Suite(ike="aes256gcm16-prfsha384-ecp256", esp="aes256ccm8"),
     Suite(ike="aes128gcm16-sha512-modp2048", esp="aes256gcm16"),
     Suite(ike="chacha20poly1305-sha384-x25519", esp="chacha20poly1305"),
-    Suite(ike="aes128-sha256-x25519", esp="aes128-sha256-noesn"),
-    Suite(ike="aes128-sha256-x25519", esp="aes128gcm16"),
+    Suite(ike="aes128ccm8-prfaesxcbc-x25519", esp="aes128-sha256-noesn"),
+    Suite(ike="aes128-sha256-prfaescmac-x25519", esp="aes128gcm16"),
 ]
 suites = pytest.mark.parametrize("suite", SUITES, ids=lambda suite: f"{suite.ike} {suite.esp}")
 

@@ -293,6 +293,8 @@ def test_words_for_esp(text, transforms):
         ("sha512 sha2_512", Transform(T.INTEG, 14)),
         ("prfsha384", Transform(T.PRF, 6)),
         ("prfsha512", Transform(T.PRF, 7)),
+        ("prfaesxcbc", Transform(T.PRF, 4)),
+        ("prfaescmac", Transform(T.PRF, 8)),
         ("ecp384", Transform(T.KE, 20)),
         ("ecp521", Transform(T.KE, 21)),
         ("modp3072", Transform(T.KE, 15)),
