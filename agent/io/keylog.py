@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("agent.keylog")
 
 PRIVATE = 0o600
+# Some 200,000 connections. Strangers' handshakes are in it too, and whoever sends many of them
+# while somebody debugs must not fill a board's flash.
+MAX_OCTETS = 64 << 20
 
 
 class KeyLog:
@@ -41,18 +44,24 @@ class KeyLog:
         except StorageError:
             self.close()
             raise
+        self._octets = found.st_size
         if not found.st_size:
             for line in header:
                 self(line)
 
     def __call__(self, line: str) -> None:
         """Append a line."""
-        try:
-            os.write(self._fd, line.encode() + b"\n")
-        except OSError as error:
-            if not self._failed:
-                log.warning("the key log cannot be written any more: %s", error.strerror)
-            self._failed = True
+        data = line.encode() + b"\n"
+        reason = "it is full"
+        if self._octets + len(data) <= MAX_OCTETS:
+            try:
+                self._octets += os.write(self._fd, data)
+                return
+            except OSError as error:
+                reason = error.strerror or "the system refuses it"
+        if not self._failed:
+            log.warning("the key log cannot be written any more: %s", reason)
+        self._failed = True
 
     def close(self) -> None:
         """Give the file back."""

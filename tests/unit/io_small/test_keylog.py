@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from agent.errors import StorageError
+from agent.io import keylog
 from agent.io.keylog import KeyLog
 
 
@@ -58,6 +59,20 @@ def test_what_is_no_file_of_its_own(tmp_path):
         KeyLog(type(tmp_path)("/dev/null"))
     assert target.read_text() == ""
     assert mode(type(tmp_path)("/dev/null")) == 0o666
+
+
+def test_it_does_not_grow_for_ever(caplog, tmp_path, monkeypatch):
+    monkeypatch.setattr(keylog, "MAX_OCTETS", 15)
+    path = tmp_path / "keys"
+    path.write_text("first\n")
+    key_log = KeyLog(path)
+    for _ in range(3):
+        key_log("12345678")
+    key_log.close()
+    assert path.read_text() == "first\n12345678\n"
+    assert [r.getMessage() for r in caplog.records] == [
+        "the key log cannot be written any more: it is full"
+    ]
 
 
 def test_a_full_disk_is_said_once(caplog, tmp_path):
