@@ -5,7 +5,7 @@ until `next_timeout()` at most, call `handle_timer`. Datagrams here are UDP payl
 on the wire: the non-ESP marker (RFC 3948 §2.2) is put on and taken off in this file, by the port
 of the local socket: 500 goes without.
 
-Longer than the soft limit: it is one switch between the rooms, with an index for each kind of event.
+Longer than the soft limit: it is one switch between the rooms, and its indexes.
 """
 
 from __future__ import annotations
