@@ -165,6 +165,10 @@ class Access:
             for grant in self._grants
             if grant.port
         }
+        if any(grant.what in _READS for grant in self._grants):
+            found.add(
+                (TCP, HTTP_PORT)
+            )  # also without devices: the answer is then that there are none
         for device in devices:
             if self.may_see(device):
                 found.add((TCP, HTTP_PORT))
