@@ -166,9 +166,7 @@ class Access:
             if grant.port
         }
         if any(grant.what in _READS for grant in self._grants):
-            found.add(
-                (TCP, HTTP_PORT)
-            )  # also without devices: the answer is then that there are none
+            found.add((TCP, HTTP_PORT))  # also where there are none: it says so
         for device in devices:
             if self.may_see(device):
                 found.add((TCP, HTTP_PORT))
