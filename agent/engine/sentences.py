@@ -49,8 +49,10 @@ _CONNECT: dict[ConnectFailure, str] = {
     "unknown there, or does not let us call it.",
     ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out. "
     "Forwarding UDP port 4500 on one of the routers to the machine behind it helps.",
-    ConnectFailure.TIMEOUT: "no answer to the call in time: it, or the mediation server, has just "
-    "gone; try again, and see whether it is registered (`hearthgate status` there).",
+    ConnectFailure.TIMEOUT: "the call was passed on, but it did not answer in time; see whether it "
+    "is registered (`hearthgate status` there).",
+    ConnectFailure.MEDIATOR_SILENT: "the mediation server does not answer; it, or the network on "
+    "the way, has just gone (`hearthgate doctor` tells).",
     ConnectFailure.REFUSED: "it refused the call.",
     ConnectFailure.NOT_REGISTERED: "the mediation server is not connected at the moment.",
 }
