@@ -23,6 +23,7 @@ class CloseReason(StrEnum):
     DELETED = "deleted"  # we asked for it
     BY_PEER = "by_peer"  # the peer sent a Delete payload
     TIMEOUT = "timeout"  # no answer
+    RESTARTED = "restarted"  # the peer proved that it has forgotten the SA (RFC 6290)
     AUTHENTICATION_FAILED = "authentication_failed"
     NO_PROPOSAL_CHOSEN = "no_proposal_chosen"
     TS_UNACCEPTABLE = "ts_unacceptable"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
@@ -337,14 +337,16 @@ def make_side(
     *,
     settings: IkeSettings | None = None,
     factories: Sequence[Factory] = (),
+    **more: Any,
 ) -> Side:
-    """An engine that knows `peers`."""
+    """An engine that knows `peers`; `more` is for Ike."""
     book = Book(peers)
     ike = Ike(
         pad=book,
         random=seeded(name),
         settings=settings or IkeSettings(),
         responder_extensions=factories,
+        **more,
     )
     return Side(name, ike, book, address)
 
