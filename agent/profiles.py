@@ -58,6 +58,11 @@ def single(address: bytes) -> TrafficSelector:
     return TrafficSelector(protocol=0, start_port=0, end_port=65535, start=address, end=address)
 
 
+def restart_secret(keys: Keys) -> bytes:
+    """32 octets that outlive a restart, for quick crash detection (RFC 6290 §5.1)."""
+    return SigningKey.derive(keys.identity.seed, "quick crash detection").seed
+
+
 def mediator_name(address: str, key: str, config: Config, peers: Peers) -> str:
     """What the registration with this mediator is called: as configured, else its address.
 

@@ -294,7 +294,8 @@ class Connection:
         elif self.wanted:
             if self.state is State.UP:
                 self._backoff.on_lost(now - self._since)
-                if event.reason is CloseReason.TIMEOUT:  # took its time already: do not wait more
+                # One took its time already, the other is known to be there: do not wait more.
+                if event.reason in (CloseReason.TIMEOUT, CloseReason.RESTARTED):
                     self._error, self._path = sentence, None
                     self._to(State.WAITING, now, None)
                     self.begin(now)

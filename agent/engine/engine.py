@@ -28,6 +28,7 @@ from agent.engine.events import (
 from agent.engine.registration import Registration
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
+from agent.ike.crash import Tokens
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
@@ -38,7 +39,7 @@ from agent.mediation.server import MediationServer
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
-from agent.wire.esp import NON_ESP_MARKER
+from agent.wire.esp import NON_ESP_MARKER, Kind, classify
 
 if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
@@ -71,7 +72,9 @@ class Engine:
         mtu: int = 1280,
         ike_settings: IkeSettings | None = None,
         mediation_settings: MediationSettings | None = None,
+        restart_secret: bytes | None = None,
     ) -> None:
+        """`restart_secret`: 32 octets, the same after each restart, for quick crash detection."""
         self.dropped: Counter[str] = Counter()
         self._random = random
         self._outputs: deque[Output] = deque()
@@ -94,6 +97,7 @@ class Engine:
             pad=self._authority,
             random=random,
             settings=ike_settings,
+            tokens=Tokens(restart_secret) if restart_secret is not None else None,
             responder_extensions=(
                 self._server_extension,
                 responder_factory(lambda: [r.client for r in self._registrations.values()]),
@@ -330,16 +334,26 @@ class Engine:
         path, data = received.path, received.data
         if path.local.port != IKE_PORT:
             if data[:4] != NON_ESP_MARKER:
-                if data != KEEPALIVE:
-                    self.dropped["not_ike"] += 1
+                self._on_foreign(path, data, now)
                 return
             data = data[4:]
         if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:
             clients = self._registrations.values()
-            if not any(r.client.receive_check(path, data, now) for r in clients):
+            if not any(
+                r.client.receive_check(path, data, now) for r in clients
+            ) and not self._ike.on_invalid_spi(path, data, now):
                 self.dropped["unknown_check"] += 1
             return
         self._ike.receive(path, data, now)
+
+    def _on_foreign(self, path: Path, data: bytes, now: float) -> None:
+        """Neither IKE nor ESP of an SA that we have."""
+        if data == KEEPALIVE:
+            return
+        self.dropped["not_ike"] += 1
+        # Where there is an SA, it is on its way from one that was just replaced.
+        if classify(data) is Kind.ESP and path not in self._by_path:
+            self._ike.on_unknown_esp(path, data, now)
 
     def _settle(self, now: float) -> None:
         """Pass outputs between the rooms until nobody has any, then note the deadlines."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agent.engine.backoff import Backoff, Random
 from agent.engine.events import Event, MediatorChanged, Notice, ResolveWanted
 from agent.engine.sentences import FLAPPING, mediator_closed
+from agent.ike.events import CloseReason
 from agent.status import MediatorStatus
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class Registration:
         if self.state is State.REGISTERED and self._backoff.on_lost(now - self._since):
             self._emit(Notice(text=f"mediator {self.entry.name}: {FLAPPING}"))
         self._fail(mediator_closed(event.reason, event.detail), now)
+        if event.reason is CloseReason.RESTARTED:  # so it is there
+            self.start(now)
 
     def on_refused(self, sentence: str, now: float) -> None:
         """The server is there but of no use (no mediation server, or it refused)."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.datagram import Address
+from agent.engine.events import PeerChanged
 from agent.wire.codes import ExchangeType
 from tests.unit.engine.machines import PORT, SERVER, Scene, echo
 
@@ -113,8 +114,20 @@ def test_a_killed_gateway_is_back_within_seconds_of_traffic():
     scene.gateway.boot(scene.now)
     took = flows_within(scene, 60)
     assert took is not None
-    assert took < 6
+    assert took < 3  # two round trips to know it (RFC 6290), then the mediator and the checks
     assert scene.both_up()
+    changes = [e for e in scene.operator.events if isinstance(e, PeerChanged)]
+    assert "the other side was restarted." in [e.error for e in changes]
+
+
+def test_a_killed_mediator_is_back_with_the_next_sign_of_life():
+    """RFC 6290: no registration waits for timeouts; the tunnel does not notice at all."""
+    scene = Scene().connected()
+    scene.run(50)
+    scene.mediator.boot(scene.now)
+    assert scene.run(35, lambda: scene.mediator.engine.status(scene.now).server.registered == 2)
+    assert scene.both_up()
+    assert scene.echoes()
 
 
 def test_traffic_that_nobody_answers_costs_a_probe_and_nothing_else():
