@@ -73,6 +73,10 @@ class Authority:
                     return None
         return entry.peer
 
+    def uses_ppk(self) -> bool:
+        """Whether a peer has a postquantum preshared key."""
+        return any(entry.peer.ppk is not None for entry in self._by_id.values())
+
     def _mediated(self, remote_id: Identification) -> Peer | None:
         server = self.server
         if server is None:

@@ -19,6 +19,7 @@ from agent.ike import (
     ike_sa_init,
     inbound,
     informational,
+    ppk,
     rekey_ike,
     succession,
 )
@@ -99,7 +100,7 @@ class Ike:
         self._esp_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
         self._factories = tuple(responder_extensions)
         self._tokens = tokens
-        self._always = (*extensions, *((tokens.attach,) if tokens is not None else ()))
+        self._always = (ppk.attach, *extensions, *((tokens.attach,) if tokens is not None else ()))
         self._key_exchange = key_exchange
         self._natd = NatDetection(random, force=self.settings.force_encapsulation)
         self._next_id = 1
@@ -465,7 +466,7 @@ class Ike:
                 remote_id=sa.remote_id,
                 path=sa.path,
                 is_initiator=sa.is_initiator,
-                suite=sa.suite.text,
+                suite=sa.suite.text + (" + PPK" if (use := ppk.use_of(sa)) and use.mixed else ""),
                 behind_nat=sa.behind_nat,
                 remote_behind_nat=sa.remote_behind_nat,
             )

@@ -126,6 +126,10 @@ class Book:
                 return peer
         return None
 
+    def uses_ppk(self) -> bool:
+        """See Pad."""
+        return any(peer.ppk is not None for peer in self.peers)
+
 
 @dataclass
 class Side:
