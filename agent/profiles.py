@@ -17,7 +17,7 @@ from agent.config import (
 )
 from agent.crypto.auth import SigningKey, inner_address, parse_key_text
 from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
-from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
+from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, Ppk, PskAuth
 from agent.ipsec import ALL, Grants
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
@@ -274,6 +274,7 @@ def _configured_peer(
                 child_packets=config.child_packets,
             ),
             liveness_seconds=config.liveness_seconds,
+            ppk=_ppk(config),
         ),
         grants=granted(config.name, config.role, config.grants, devices),
         mediator=config.mediator,
@@ -283,6 +284,12 @@ def _configured_peer(
         role=config.role,
         wanted=config.start,
     )
+
+
+def _ppk(config: PeerConfig) -> Ppk | None:
+    if config.ppk is None:
+        return None
+    return Ppk(id=config.ppk_id.encode(), secret=config.ppk, required=config.ppk_required)
 
 
 def _requests(config: PeerConfig) -> tuple[int, ...]:
