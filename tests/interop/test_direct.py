@@ -27,7 +27,16 @@ class Pair:
     """We and strongSwan; `role` is ours."""
 
     def __init__(
-        self, nats, role, *, auth="ed25519", suite=GCM, more="", dynamic=False, **strongswan
+        self,
+        nats,
+        role,
+        *,
+        auth="ed25519",
+        suite=GCM,
+        more="",
+        dynamic=False,
+        wait=15.0,
+        **strongswan,
     ) -> None:
         places = {"initiator": (nats.operator, "alice"), "responder": (nats.server, "bob")}
         (our_host, our_name) = places.pop(role)
@@ -56,7 +65,7 @@ class Pair:
             end.start()
         self.initiator.connect()
         for end in (self.ours, self.strongswan):
-            end.wait_up()
+            end.wait_up(wait)
 
     def assert_echo(self) -> None:
         assert_echo(self.ours, self.strongswan)
