@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
         f"{args.peer}  up, direct, {f'{rtt:.0f} ms' if rtt else 'measuring'}   {result['address']}"
     )
     shown = table([device_row(d, result["address"]) for d in devices], "  ")
-    print(shown or f"  nothing to show: {result.get('devices_error', 'nothing is granted')}")
+    print(
+        shown
+        or f"  nothing to show: {result.get('devices_error', 'it has no device yet, or none for us')}"
+    )
     if args.forward:
         print(_forwarded(args.peer, result.get("forwards", [])))
     return 0
@@ -64,7 +67,8 @@ def device_row(device: dict[str, Any], address: str) -> tuple[str, ...]:
         where = "get and set" if kind == "modbus" else "not granted"
     about = str(device.get("line") or device.get("state") or "")
     if kind == "modbus":
-        about = f"{device.get('points', 0)} points, {device.get('writable', 0)} writable"
+        count = device.get("points", 0)
+        about = f"{count} point{'' if count == 1 else 's'}, {device.get('writable', 0)} writable"
     if device.get("reason"):
         about = str(device["reason"])
     return (str(device.get("name", "")), kind, where, about)

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from agent.wire.payloads import Identification
 
 RETRY_FIRST = 5.0  # seconds; a person may be waiting
-RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway
+RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway …
+RETRY_UNCALLED = 45.0  # … and where none was asked for, somebody's NAT may be sane again by then
 FLAP_SECONDS = 120.0  # two boards with one image chase each other off within seconds
 FLAP_COUNT = 4
+BRIEF_SECONDS = 10.0  # one that restarts sooner again is not called at once
 ATTEMPT_SECONDS = 45.0  # the whole of one attempt, longer than each of its parts
 # For the answer to IKE_SA_INIT where there may be another path: four sendings with 150 ms of delay.
 # Checks are small and prove one moment; what they found need not carry an IKE SA.
@@ -107,7 +109,9 @@ class Connection:
         return self.entry.pseudonym is not None and self.entry.pseudonym.matches(pseudonym)
 
     def was_replaced(self, now: float) -> bool:
-        """Note that a newer SA took the place of ours; True if that happens all the time."""
+        """Note that the other side put a newer SA in the place of one; True if it does so often."""
+        if self.ike_id in self._initiated:
+            return False  # we called anew ourselves
         self._replaced = [at for at in self._replaced if now - at < FLAP_SECONDS] + [now]
         return len(self._replaced) == FLAP_COUNT
 
@@ -118,6 +122,15 @@ class Connection:
             self._backoff.reset()
             if (registration := self._registration()) is not None and not self.entry.host:
                 registration.hurry(now)
+            self.begin(now)
+
+    def hurry(self, now: float) -> None:
+        """The network changed: do not wait for the next attempt's time, if it is called directly.
+
+        Those that go by a mediator follow their registration.
+        """
+        if self.wanted and self.entry.host and self.state is State.WAITING:
+            self._backoff.reset()
             self.begin(now)
 
     def unwant(self, now: float) -> None:
@@ -151,15 +164,11 @@ class Connection:
             self._to(State.ASKING, now, now + ATTEMPT_SECONDS)
 
     def on_registered(self, now: float) -> None:
-        """The registration it needs is up."""
-        if self.wanted and self.state is State.WAITING:
-            self.begin(now)
-
-    def on_online(self, now: float) -> None:
-        """The mediator calls back: the peer is there (again)."""
-        if self._doubtful:
+        """The registration it needs is up, or the mediator says that the peer's is."""
+        if self._doubtful and self.state is State.UP:
             self.on_unanswered(now)
-        self.on_registered(now)
+        elif self.wanted and self.state is State.WAITING:
+            self.begin(now)
 
     def on_unanswered(self, now: float) -> None:
         """It is up, but does not answer: look for a path anew, beside what there is.
@@ -214,7 +223,8 @@ class Connection:
             return
         self.connect_id = event.replaced_by
         if self.connect_id is None and self.state is not State.UP:
-            self._fail(self._attempt_error or connect_failed(event.reason), now)
+            sentence = self._attempt_error or connect_failed(event.reason, event.detail)
+            self._fail(sentence, now, will_be_called=event.waiting)
 
     def on_established(self, event: IkeSaEstablished, now: float) -> None:
         """An IKE SA with this peer is up, whoever began."""
@@ -242,6 +252,7 @@ class Connection:
         self._emit(
             TunnelUp(
                 name=self.entry.name,
+                local_ts=event.local_ts,
                 remote_ts=event.remote_ts,
                 addresses=event.addresses if event.ike_id in self._initiated else (),
             )
@@ -293,9 +304,12 @@ class Connection:
             self._to(State.CHECKING, now, self.deadline)
         elif self.wanted:
             if self.state is State.UP:
-                self._backoff.on_lost(now - self._since)
+                lasted = now - self._since
+                self._backoff.on_lost(lasted)
                 # One took its time already, the other is known to be there: do not wait more.
-                if event.reason in (CloseReason.TIMEOUT, CloseReason.RESTARTED):
+                if event.reason is CloseReason.TIMEOUT or (
+                    event.reason is CloseReason.RESTARTED and lasted >= BRIEF_SECONDS
+                ):
                     self._error, self._path = sentence, None
                     self._to(State.WAITING, now, None)
                     self.begin(now)
@@ -374,11 +388,12 @@ class Connection:
             self._has_tunnel = False
             self._emit(TunnelDown(name=self.entry.name))
 
-    def _fail(self, sentence: str, now: float) -> None:
+    def _fail(self, sentence: str, now: float, *, will_be_called: bool = False) -> None:
         self._error = sentence
         self._path = None
         if self.wanted:
-            self._to(State.WAITING, now, now + self._backoff.next_delay())
+            delay = self._backoff.next_delay(None if will_be_called else RETRY_UNCALLED)
+            self._to(State.WAITING, now, now + delay)
         else:
             self._to(State.IDLE, now, None)
 

@@ -4,6 +4,8 @@ Contract: call one verb with `now` (monotonic seconds), drain `poll_output()` un
 until `next_timeout()` at most, call `handle_timer`. Datagrams here are UDP payloads as they stand
 on the wire: the non-ESP marker (RFC 3948 §2.2) is put on and taken off in this file, by the port
 of the local socket: 500 goes without.
+
+Longer than the soft limit: it is one switch between the rooms, and its indexes.
 """
 
 from __future__ import annotations
@@ -26,25 +28,25 @@ from agent.engine.events import (
     PeerChanged,
 )
 from agent.engine.registration import Registration
+from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
 from agent.ike.crash import Tokens
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
-from agent.mediation.client import MediationClient
 from agent.mediation.connect_id import responder_factory
 from agent.mediation.identity import accept_hash
-from agent.mediation.server import MediationServer
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
-from agent.wire.esp import NON_ESP_MARKER, Kind, classify
+from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
 
 if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
+    from agent.mediation.server import MediationServer
     from agent.wire.message import Message
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
@@ -55,6 +57,7 @@ Key = tuple[str, str]
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 KEEPALIVE = b"\xff"
+LOOK_AROUND_SECONDS = 2.0  # a link that comes up makes half a dozen changes within it
 _ZERO_SPIS = bytes(16)
 _INFORMATIONAL = 37
 
@@ -89,6 +92,7 @@ class Engine:
         self._paths: dict[int, Path] = {}
         self._changed: set[Key] = set()
         self._local: tuple[Address, ...] = ()
+        self._look_around_from = 0.0
         self._mediation_settings = mediation_settings or MediationSettings()
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
@@ -110,6 +114,8 @@ class Engine:
 
     def serve(self, entry: ServerEntry) -> None:
         """Be a mediation server."""
+        from agent.mediation.server import MediationServer  # few machines are one
+
         self._server = MediationServer(
             random=self._random, settings=self._mediation_settings, allowed=self._may_call
         )
@@ -126,6 +132,8 @@ class Engine:
             self._schedule.set(("mediator", name), None)
         for name, entry in wanted.items():
             if name not in self._registrations:
+                from agent.mediation.client import MediationClient  # a mere mediator needs none
+
                 client = MediationClient(
                     name=name,
                     random=self._random,
@@ -173,7 +181,11 @@ class Engine:
         self._settle(now)
 
     def set_local_addresses(self, addresses: Sequence[Address], now: float) -> None:
-        """Usable local addresses with the port of the NAT-T socket, best first."""
+        """Usable local addresses with the port of the NAT-T socket, best first.
+
+        To be called also when only links or routes changed: what waits tries again, and what
+        stands is asked whether it still does.
+        """
         before, self._local = self._local, tuple(addresses)
         for registration in self._registrations.values():
             registration.client.set_local_endpoints(self._local)
@@ -184,7 +196,23 @@ class Engine:
         for connection in self._connections.values():
             if connection.ike_id is not None and self._leaves_from(connection.ike_id, gone):
                 self._ike.close(connection.ike_id, now, silent=True)
+        if now >= self._look_around_from:
+            self._look_around(now)
+        else:  # the last of several changes is the one that counts
+            self._schedule.set(("look around", ""), self._look_around_from)
         self._settle(now)
+
+    def _look_around(self, now: float) -> None:
+        """The network may be another one."""
+        self._look_around_from = now + LOOK_AROUND_SECONDS
+        for registration in self._registrations.values():
+            registration.hurry(now)
+            if registration.ike_id is not None:
+                self._ike.check_liveness(registration.ike_id, now)
+        for ike_id in self._paths:
+            self._ike.check_liveness(ike_id, now)
+        for connection in self._connections.values():
+            connection.hurry(now)
 
     def connect(self, name: str, now: float) -> None:
         """Somebody wants a tunnel to this peer; it stays wanted. KeyError if it is unknown."""
@@ -268,7 +296,9 @@ class Engine:
         if self._server is not None:
             self._server.handle_timer(now)
         for kind, name in self._schedule.expired(now):
-            if kind == "keepalive":
+            if kind == "look around":
+                self._look_around(now)
+            elif kind == "keepalive":
                 self._send_keepalive(int(name), now)
             elif kind == "mediator" and name in self._registrations:
                 self._registrations[name].on_timer(now)
@@ -350,9 +380,11 @@ class Engine:
         """Neither IKE nor ESP of an SA that we have."""
         if data == KEEPALIVE:
             return
-        self.dropped["not_ike"] += 1
-        # Where there is an SA, it is on its way from one that was just replaced.
-        if classify(data) is Kind.ESP and path not in self._by_path:
+        if len(data) < MIN_ESP:
+            self.dropped["not_ike"] += 1
+            return
+        self.dropped["esp_unknown_spi"] += 1
+        if path not in self._by_path:  # else it is on its way from an SA that was just replaced
             self._ike.on_unknown_esp(path, data, now)
 
     def _settle(self, now: float) -> None:
@@ -431,7 +463,7 @@ class Engine:
                     calling.on_connect_failed(event, now)
             case me.PeerOnline():
                 for connection in self._by_pseudonym.get(event.pseudonym.key, ()):
-                    connection.on_online(now)
+                    connection.on_registered(now)
             case _:
                 pass
 
@@ -457,9 +489,7 @@ class Engine:
         if connection is not None:
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
-                self._emit(
-                    Notice(text=f"{event.peer}: two machines use the same keys; pair them anew.")
-                )
+                self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
 
     def _on_path_changed(self, ike_id: int, path: Path) -> None:
         self._plane.set_path(ike_id, path)

@@ -231,6 +231,8 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
         raise TemporaryFailure  # §2.25.1: we are trying to close it
     if sa.peer is None or sa.peer.child is None:
         raise NoAdditionalSas
+    if len(sa.children or ()) >= 2 * MAX_CHILDREN:
+        raise TemporaryFailure  # whoever asks for so many has to delete what they replace
     task = sa.outgoing.task
     collides = isinstance(task, RekeyChild) and task.child is child
     grant = Grant(sa, sa.peer.child, message, with_ke=True, old=child)

@@ -106,6 +106,7 @@ class Ike:
         self._next_id = 1
         self._current: dict[int, IkeSa] = {}
         self._by_spi: dict[bytes, IkeSa] = {}
+        self.predecessors: dict[int, IkeSa] = {}  # the last one that was replaced
         self.identities = Identities()
         self._children: dict[bytes, IkeSa] = {}
         self._spis_out: dict[bytes, bytes] = {}  # → spi_in
@@ -494,6 +495,8 @@ class Ike:
         """Drop every reference to `sa`."""
         self.unlist(sa)
         self.half_open.remove(sa)
+        if self.predecessors.get(sa.ike_id) is sa:
+            del self.predecessors[sa.ike_id]
         if self._by_spi.get(sa.local_spi) is sa:
             del self._by_spi[sa.local_spi]
         self._schedule.set(sa, None)
