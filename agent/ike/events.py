@@ -67,6 +67,14 @@ class IkeSaUnanswered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReauthenticationDue:
+    """The initial exchanges are to be repeated beside this SA, which soon ends (RFC 4478)."""
+
+    ike_id: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSaClosed:
     """The IKE SA and all its Child SAs are gone, or the attempt to make one failed.
 
@@ -173,6 +181,7 @@ Event = (
     IkeSaEstablished
     | IkeSaRekeyed
     | IkeSaUnanswered
+    | ReauthenticationDue
     | IkeSaClosed
     | ChildSaEstablished
     | ChildSaRekeyed

@@ -89,6 +89,7 @@ class Peer:
 
     `child` None: a childless IKE SA (RFC 6023, mediation). `liveness_seconds` 0: no probes.
     `unique`: a newer IKE SA between the same identities replaces the older one.
+    `auth_seconds`: how long a proof is good, then authentication is repeated (RFC 4478); 0: always.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Peer:
     liveness_seconds: float = 30.0
     unique: bool = True
     ppk: Ppk | None = None
+    auth_seconds: float = 0.0
 
 
 class Pad(Protocol):

@@ -20,6 +20,7 @@ from agent.ike import (
     inbound,
     informational,
     ppk,
+    reauthentication,
     rekey_ike,
     succession,
 )
@@ -100,7 +101,12 @@ class Ike:
         self._esp_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
         self._factories = tuple(responder_extensions)
         self._tokens = tokens
-        self._always = (ppk.attach, *extensions, *((tokens.attach,) if tokens is not None else ()))
+        self._always = (
+            ppk.attach,
+            reauthentication.attach,
+            *extensions,
+            *((tokens.attach,) if tokens is not None else ()),
+        )
         self._key_exchange = key_exchange
         self._natd = NatDetection(random, force=self.settings.force_encapsulation)
         self._next_id = 1
