@@ -274,6 +274,7 @@ def _configured_peer(
                 child_packets=config.child_packets,
             ),
             liveness_seconds=config.liveness_seconds,
+            auth_seconds=config.auth_seconds,
             ppk=_ppk(config),
         ),
         grants=granted(config.name, config.role, config.grants, devices),

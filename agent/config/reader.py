@@ -10,6 +10,7 @@ from agent.bridge.devices import check_devices
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
 from agent.config.values import (
+    AUTH_MINIMUM,
     ESP_PROPOSALS,
     IKE_PORT,
     IKE_PROPOSALS,
@@ -290,6 +291,7 @@ def _peer(
         assign=_addresses(table, "assign"),
         start=table.flag("start", False),
         liveness_seconds=table.integer("liveness_seconds", 30, 1, 86400),
+        auth_seconds=_auth_seconds(table),
         ike_seconds=table.integer("ike_seconds", 14400, 10, 7 * 86400),
         child_seconds=table.integer("child_seconds", 3600, 10, 86400),
         child_octets=table.integer("child_octets", 1 << 40, 1 << 16, 1 << 60),
@@ -298,6 +300,14 @@ def _peer(
     table.done()
     _check_way(table, peer, mediators)
     return peer
+
+
+def _auth_seconds(table: Table) -> int:
+    """How long a proof is good, 0 for ever (RFC 4478)."""
+    seconds = table.integer("auth_seconds", 0, 0, 7 * 86400)
+    if 0 < seconds < AUTH_MINIMUM:
+        raise table.wrong("auth_seconds", f"{AUTH_MINIMUM} or more is wanted, or 0 for never.")
+    return seconds
 
 
 def _check_way(table: Table, peer: PeerConfig, mediators: tuple[MediatorConfig, ...]) -> None:

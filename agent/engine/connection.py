@@ -189,6 +189,11 @@ class Connection:
         ):
             self.connect_id = registration.client.connect(self.entry.pseudonym, now, afresh=True)
 
+    def reauthenticate(self, ike_id: int, now: float) -> None:
+        """The proof is to be repeated: a new IKE SA on the path there is, beside this one."""
+        if ike_id == self.ike_id and self._attempt is None and self._path is not None:
+            self._connect(self._path, (), PATH_SECONDS, now)
+
     def on_resolved(self, paths: Sequence[Path], now: float) -> None:
         """Addresses of a peer that is called directly."""
         if self.state is State.ASKING and self.connect_id is None:

@@ -432,6 +432,12 @@ class Engine:
                     connection.on_child_closed(output, now)
             case ike_events.PathChanged(ike_id=ike_id, path=path):
                 self._on_path_changed(ike_id, path)
+            case ike_events.ReauthenticationDue(ike_id=ike_id):
+                if (connection := self._owner(ike_id)) is not None:
+                    connection.reauthenticate(ike_id, now)
+                for registration in self._registrations.values():
+                    if registration.ike_id == ike_id:
+                        registration.restart(now)
             case ike_events.IkeSaUnanswered(ike_id=ike_id):
                 self._on_unanswered(ike_id, now)
             case ike_events.IkeSaRekeyed():

@@ -411,3 +411,10 @@ def test_ppk_mistakes(lines, wanted):
     assert "[peer.x]" in said
     assert wanted in said
     assert PPK not in said
+
+
+def test_auth_seconds():
+    """RFC 4478; a short one would make strongSwan authenticate over and over."""
+    assert load_config(PPK_PEER).peers[0].auth_seconds == 0
+    assert load_config(PPK_PEER + "auth_seconds = 3600").peers[0].auth_seconds == 3600
+    assert "auth_seconds" in sentence(PPK_PEER + "auth_seconds = 300")
