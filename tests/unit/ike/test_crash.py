@@ -389,3 +389,20 @@ def test_without_tokens_nothing_changes() -> None:
     pair.a.ike.receive(A_TO_B, shown(pair.a, bytes(TOKEN_LENGTH)), pair.now)
     pair.settle()
     assert pair.a.sa.established
+
+
+def test_the_token_of_the_old_spis_does_not_end_the_new_sa() -> None:
+    """§5.3: it may have been seen by whom the old SA concerned; until the new one is told, none."""
+    pair = established(pair_of())
+    old = tokens_of("b").notify(pair.a.sa.spis).data
+    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+    pair.play(
+        """
+        a --> b: CREATE_CHILD_SA? SA No KE
+        a <-- b: CREATE_CHILD_SA! SA No KE
+        """
+    )
+    pair.pending.clear()  # the tokens among them
+    sa = pair.a.ike.sas()[0]
+    pair.a.ike.receive(A_TO_B, shown(pair.a, old), pair.now)
+    assert sa.established
