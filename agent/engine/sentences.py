@@ -13,6 +13,7 @@ _MEDIATOR: dict[CloseReason, str] = {
     CloseReason.NO_PROPOSAL_CHOSEN: "the mediation server accepts none of our cryptographic "
     "proposals; compare `proposals` on both sides.",
     CloseReason.BY_PEER: "the mediation server closed the registration.",
+    CloseReason.RESTARTED: "the mediation server was restarted.",
     CloseReason.REPLACED: "another machine registered with the same key; was this board's image "
     "copied? Each machine needs keys of its own.",
 }
@@ -34,6 +35,7 @@ _PEER: dict[CloseReason, str] = {
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
     "`local_ts` and `remote_ts`.",
     CloseReason.BY_PEER: "the other side closed the connection.",
+    CloseReason.RESTARTED: "the other side was restarted.",
     CloseReason.REPLACED: "a newer connection took its place.",
 }
 _OTHER: dict[CloseReason, str] = {
