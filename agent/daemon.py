@@ -87,6 +87,7 @@ class Daemon:
             else None,
             mtu=house.config.mtu,
             key_log=key_log,
+            restart_secret=profiles.restart_secret(house.keys),
         )
 
     # --- life ---------------------------------------------------------------------------------
