@@ -123,7 +123,7 @@ class Daemon:
     async def stop(self) -> None:
         """Say goodbye to everybody and give everything back."""
         if self.forwards is not None:
-            self.forwards.close()
+            await self.forwards.stop()
         if self.services is not None:
             await self.services.stop()
         now = monotonic()

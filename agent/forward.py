@@ -21,8 +21,7 @@ from agent.errors import PlatformError
 from agent.io.tcp import RELAY_BUFFER, Relay, listening_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from socket import socket
+    from collections.abc import Callable
 
 log = logging.getLogger("agent.forward")
 
@@ -58,7 +57,7 @@ class Forwards:
         self._forwards: dict[str, dict[str, _Forward]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self, peer: str, devices: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    async def open(self, peer: str, devices: object) -> list[dict[str, Any]]:
         """Offer what `peer` grants us of its `devices`, and nothing else any more.
 
         Those that are open already stay as they are. Raises PlatformError if there is no port.
@@ -90,8 +89,19 @@ class Forwards:
             for forward in self._forwards.pop(name, {}).values():
                 forward.close()
 
+    async def stop(self) -> None:
+        """Close all, and wait until nothing of it is left."""
+        self.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted connections are told in the next turn of the loop
+
     async def _open(self, peer: str, device: str, remote: int) -> _Forward:
-        sock = _local_socket(remote + self._offset)
+        first, sock = remote + self._offset, None
+        for port in range(first, min(first + TRIES, 65536)):
+            with contextlib.suppress(PlatformError):
+                sock = listening_socket(HOST, port)
+                break
+        sock = sock or listening_socket(HOST, 0)
 
         def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             # A task of ours: streams would log a traceback for one that the end of all cancels.
@@ -138,10 +148,12 @@ class Forwards:
         forward.told = why
 
 
-def _services(devices: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+def _services(devices: object) -> list[tuple[str, int]]:
     """(name, port) of what may be connected to. The list is another machine's: all is checked."""
     found = []
-    for device in devices:
+    for device in devices if isinstance(devices, list) else ():
+        if not isinstance(device, dict):
+            continue
         name, port = device.get("name"), device.get("port")
         if (
             device.get("reachable") is True
@@ -151,10 +163,3 @@ def _services(devices: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
         ):
             found.append((name[:64], port))
     return found[:MAX_FORWARDS]
-
-
-def _local_socket(port: int) -> socket:
-    for candidate in range(port, min(port + TRIES, 65536)):
-        with contextlib.suppress(PlatformError):
-            return listening_socket(HOST, candidate)
-    return listening_socket(HOST, 0)

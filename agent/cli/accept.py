@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from agent.invitation import decode_invitation
 
     decode_invitation(line)  # a mistyped line is told before anything is installed
-    ensure_daemon(args.root)
+    ensure_daemon(args.root, lambda text: print(f"  {text}", file=sys.stderr))
     request = {"command": "accept", "invitation": line.strip(), "name": args.name}
     result = ask(args.root, request, None if args.json else show_progress)
     if args.json:

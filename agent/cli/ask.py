@@ -21,6 +21,7 @@ STAGES = {
     "checking": "punching holes",
     "connecting": "exchanging keys",
     "up": "connected",
+    "answering": "waiting for the device",
 }
 
 
@@ -67,6 +68,13 @@ def table(rows: Sequence[tuple[str, ...]], indent: str = "") -> str:
         indent + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def shown(value: object) -> str:
+    """A value of a point for people: on and off, numbers as exact as they came."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from agent.cli.ask import ask, print_json, table
+from agent.cli.ask import ask, print_json, shown, table
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     for r in records:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r.get("time") or 0))
         what = ".".join(str(r[k]) for k in ("device", "point") if r.get(k))
-        change = " → ".join(str(r[k]) for k in ("old", "new") if r.get(k) is not None)
+        change = " → ".join(shown(r[k]) for k in ("old", "new") if r.get(k) is not None)
         rows.append((when, str(r.get("peer", "")), what, change, str(r.get("result", ""))))
     print(table(rows) or "No writes yet.")
     return 0

@@ -14,16 +14,23 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whom."""
     parser.add_argument("peer", help="the name of the gateway")
+    parser.add_argument(
+        "--forward",
+        action="store_true",
+        help="offer what is granted there on 127.0.0.1 too, for tools without IPv6, until "
+        "`disconnect` or the end of the daemon",
+    )
     parser.add_argument("--json", action="store_true", help="one object for scripts")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon, then ask the gateway for its devices."""
     progress = None if args.json else show_progress
-    result = ask(args.root, {"command": "connect", "peer": args.peer}, progress)
+    request = {"command": "connect", "peer": args.peer, "forward": args.forward}
+    result = ask(args.root, request, progress)
     devices: list[dict[str, Any]] = []
     try:
-        found = ask(args.root, {"command": "devices", "peer": args.peer})
+        found = ask(args.root, {"command": "devices", "peer": args.peer}, progress)
         devices = found["devices"] if isinstance(found, dict) else found
     except HearthgateError as error:
         result["devices_error"] = error.sentence  # a peer without hearthgate's page (strongSwan)
@@ -37,17 +44,27 @@ def run(args: argparse.Namespace) -> int:
     )
     shown = table([device_row(d, result["address"]) for d in devices], "  ")
     print(shown or f"  nothing to show: {result.get('devices_error', 'nothing is granted')}")
+    if args.forward:
+        print(_forwarded(args.peer, result.get("forwards", [])))
     return 0
+
+
+def _forwarded(peer: str, forwards: list[dict[str, Any]]) -> str:
+    if not forwards:
+        return "  nothing to forward: no service there may be connected to with this role"
+    rows = [(str(f["device"]), f"tcp {f['host']}:{f['port']}") for f in forwards]
+    return f"  and here until `hearthgate disconnect {peer}`:\n" + table(rows, "  ")
 
 
 def device_row(device: dict[str, Any], address: str) -> tuple[str, ...]:
     """Name, type, where it is reached, how it is."""
     kind, port = device.get("type", ""), device.get("port")
     where = f"tcp [{address}]:{port}" if port else ""
-    points = device.get("points") or []
-    count = points if isinstance(points, int) else len(points)
+    if device.get("reachable") is False:  # no use to show a port that is shut for us
+        where = "get and set" if kind == "modbus" else "not granted"
     about = str(device.get("line") or device.get("state") or "")
     if kind == "modbus":
-        writable = device.get("writable", 0)
-        about = f"{count} points, {writable} writable"
+        about = f"{device.get('points', 0)} points, {device.get('writable', 0)} writable"
+    if device.get("reason"):
+        about = str(device["reason"])
     return (str(device.get("name", "")), kind, where, about)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Prepare, show, clean up."""
     if args.stop:
         removed = [*remove_stale(), *remove_kept()]
-        print("Stopped." if removed else "Nothing was left running.")
+        print("Removed what was left running." if removed else "Nothing was left running.")
         return 0
     missing = sandbox.missing_packages(strongswan=args.server == "strongswan")
     if missing:

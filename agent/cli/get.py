@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.ask import ask, print_json, show_progress, table
+from agent.cli.ask import ask, print_json, show_progress, shown, table
 
 if TYPE_CHECKING:
     import argparse
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What."""
     parser.add_argument("peer", nargs="?", default="", help="the gateway; none: this machine")
-    parser.add_argument("what", help="DEVICE or DEVICE.POINT")
+    parser.add_argument("what", metavar="DEVICE[.POINT]", help="a device, or one point of it")
     parser.add_argument("--json", action="store_true", help="for scripts")
 
 
@@ -37,11 +37,8 @@ def row(point: dict[str, Any]) -> tuple[str, ...]:
     """Name, value with unit, limits or trouble."""
     if point.get("error"):
         return (str(point["name"]), "–", str(point["error"]))
-    value = point.get("value")
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, bool):
-        shown = "on" if value else "off"
     limits = ""
     if point.get("writable") and point.get("min") is not None:
-        limits = f"{point['min']:g} to {point['max']:g}"
-    return (str(point["name"]), f"{shown} {point.get('unit', '')}".strip(), limits)
+        limits = f"{point['min']} to {point['max']}"
+    value = f"{shown(point.get('value'))} {point.get('unit', '')}".strip()
+    return (str(point["name"]), value, limits)

@@ -26,5 +26,6 @@ def run(args: argparse.Namespace) -> int:
     )
     for path in written:
         print(f"written: {path}")
-    print("Restart the service now (or `hearthgate run`).")
+    print("Now start it: systemctl restart hearthgate, or `sudo hearthgate service install` where")
+    print("there is no service yet, or `hearthgate run`. Who is paired needs to do nothing.")
     return 0

@@ -19,4 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask the daemon."""
     ask(args.root, {"command": "rekey", "peer": args.peer, "ike": args.ike})
+    print(f"{args.peer}: new keys are being made.")
     return 0

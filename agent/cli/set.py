@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from agent.cli.ask import ask, print_json, show_progress
+from agent.cli.ask import ask, print_json, show_progress, shown
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
     if len(args.words) not in (2, 3):
         raise UsageError("Give [PEER] DEVICE.POINT VALUE, like: set cabin boiler.setpoint 21.5")
     *peer, what, value = args.words
+    if not peer and "." not in what and "." in value:
+        raise UsageError(f"The value is missing: set {what} {value} VALUE")
     device, dot, point = what.partition(".")
     if not dot or not point:
         raise UsageError(f"{what!r} names no point; write it as DEVICE.POINT.")
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
         return 0
     unit = result.get("unit", "")
-    print(f"{what} is {result.get('value')} {unit}".rstrip())
+    print(f"{what} is {shown(result.get('value'))} {unit}".rstrip())
     for key in ("note", "warning"):
         if result.get(key):
             print(f"  {result[key]}")

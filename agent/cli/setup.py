@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import HearthgateError
 from agent.layout import Layout
-from agent.operations.setup import install_service, prepare
+from agent.operations.setup import SYSTEM_ROOT, install_service, prepare
 from board.errors import BoardError
 
 if TYPE_CHECKING:
@@ -32,17 +32,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"Serial port: {port.name}  {port.description}")
     if not found.ports:
         print("Serial port: none found; plug the adapter in and add a [device.NAME] later.")
-    verb = "written" if found.config_written else "was there already and fits"
+    verb = "written" if found.config_written else "was there already, fits and stays as it is"
     print(f"Configuration: {found.config} {verb}")
     if args.no_service:
-        print("Next: hearthgate run")
+        print(f"Next: {_command(args)} run")
         return 0
     try:
         status = install_service(args.root)
     except (HearthgateError, BoardError) as error:
         print(f"Service: {error.sentence}")
-        print("Next: hearthgate run, then hearthgate invite NAME")
+        print(f"Next: {_command(args)} run, then {_command(args)} invite NAME")
         return 0
     print(f"Service: {status.detail}")
     print("Next: hearthgate status, then hearthgate invite NAME")
     return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    return "hearthgate" if args.root == SYSTEM_ROOT else f"hearthgate --root {args.root}"

@@ -46,6 +46,8 @@ def describe(status: dict[str, Any]) -> str:
     rows = [_device(d) for d in status["devices"]]
     if rows:
         lines.append(table(rows, "  "))
+    for f in status.get("forwards", []):
+        lines.append(f"  forward  {f['peer']} {f['device']}  at {f['host']}:{f['port']}")
     for invitation in status.get("invitations", []):
         if not invitation["used"]:
             lines.append(f"  invitation  {invitation['name']} ({invitation['role']}), not used yet")
@@ -79,7 +81,7 @@ def _device(d: dict[str, Any]) -> tuple[str, ...]:
         "device",
         str(d.get("name", "")),
         str(d.get("type", "")),
-        str(d.get("address", "")),
+        f"tcp port {d['port']}" if d.get("port") else "",
         " ".join(str(d.get(key, "")) for key in ("state", "reason") if d.get(key)),
     )
 

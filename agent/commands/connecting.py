@@ -62,15 +62,15 @@ class Connecting(Part):
                     self._mediator_failed(event, mediator, peer)
                     if not isinstance(event, PeerChanged) or event.name != peer:
                         continue
-                    seconds = round(monotonic() - started, 3)
-                    await send({"event": "progress", "state": event.state, "seconds": seconds})
-                    if event.state == "up":
-                        return
                     if event.state in ("waiting", "idle") and event.error:
                         raise TemporaryError(
                             f"{peer}: {event.error} hearthgate keeps trying; "
                             f"`hearthgate disconnect {peer}` ends that."
                         )
+                    seconds = round(monotonic() - started, 3)
+                    await send({"event": "progress", "state": event.state, "seconds": seconds})
+                    if event.state == "up":
+                        return
         except TimeoutError:
             status = self.peer_status(peer)
             why = status["error"] or self.mediator_trouble() or "no answer yet"
@@ -99,5 +99,7 @@ class Connecting(Part):
     async def on_rekey(self, send: Send, peer: str, ike: bool = False) -> dict[str, Any]:
         """New keys now."""
         self.check_known(peer)
+        if self.peer_status(peer)["state"] != "up":
+            raise UnavailableError(f"{peer} is not connected: `hearthgate connect {peer}` first.")
         self.daemon.drive(lambda now: self.daemon.engine.rekey(peer, now, ike=ike))
         return {"peer": peer}

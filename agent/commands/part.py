@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.peers import KnownPeer
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+PATIENCE, REMINDER = 1.0, 5.0  # seconds until a person is told what is waited for, and again
 QUEUE = 256  # events a slow watcher may lag behind before it misses some
 
 
@@ -44,6 +45,10 @@ class Part:
         if self.daemon.forwards is not None:
             self.daemon.forwards.close(peer)
 
+    def is_peer(self, name: str) -> bool:
+        """Whether there is such a peer."""
+        return any(p.name == name for p in self.daemon.engine.status(monotonic()).peers)
+
     def check_known(self, name: str) -> None:
         """Raises UnknownNameError if there is no such peer."""
         names = [p.name for p in self.daemon.engine.status(monotonic()).peers]
@@ -60,6 +65,19 @@ class Part:
                 f"{name} stands in {self.house.layout.config}; change it there by hand."
             )
         raise UnknownNameError(_no_such_peer(name, list(self.house.peers.peers)))
+
+
+async def patiently(work: Coroutine[Any, Any, Any], send: Send, state: str) -> Any:  # noqa: ANN401  # JSON
+    """What `work` gives; who waits for it for long is told so."""
+    started, patience = monotonic(), PATIENCE
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=patience))[0]:
+            seconds, patience = round(monotonic() - started, 3), REMINDER
+            await send({"event": "progress", "state": state, "seconds": seconds})
+        return task.result()
+    finally:
+        task.cancel()  # who asked went away
 
 
 def _no_such_peer(name: str, names: list[str]) -> str:

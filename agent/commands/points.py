@@ -8,7 +8,7 @@ from agent.bridge.devices import NAME as DEVICE_NAME
 from agent.bridge.grants import Peer as BridgePeer
 from agent.bridge.grants import Role
 from agent.commands.connecting import DEVICES_SECONDS
-from agent.commands.part import Part, Send
+from agent.commands.part import Part, Send, patiently
 from agent.errors import UnavailableError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Points(Part):
         """Read points of a device, through the tunnel or here."""
         self._check_point(device, point)
         if not peer:
-            return await self._services().get(device, point, LOCAL)
+            services = self._services(device)
+            return await patiently(services.get(device, point, LOCAL), send, "answering")
         path = f"/api/points/{device}" + (f"/{point}" if point else "")
         return await self._ask(peer, send, "GET", path)
 
@@ -49,7 +50,8 @@ class Points(Part):
         """Write a point; limits are checked where the device is."""
         self._check_point(device, point)
         if not peer:
-            return await self._services().set(device, point, value, LOCAL)
+            services = self._services(device)
+            return await patiently(services.set(device, point, value, LOCAL), send, "answering")
         return await self._ask(peer, send, "PUT", f"/api/points/{device}/{point}", {"value": value})
 
     async def _ask(
@@ -69,9 +71,16 @@ class Points(Part):
         address = self.daemon.inner_address(peer)
         if address is None:
             raise UnavailableError(f"{peer}: it has no services of hearthgate's kind.")
-        return await request_json(address, method, path, body, seconds=seconds)
+        asking = request_json(address, method, path, body, seconds=seconds)
+        return await patiently(asking, send, "answering")
 
-    def _services(self) -> Any:  # noqa: ANN401  # imported only where devices are configured
+    def _services(self, device: str) -> Any:  # noqa: ANN401  # imported only where there are devices
+        known = {device_config.name for device_config in self.house.config.devices}
+        if device not in known and self.is_peer(device):
+            raise UnknownNameError(
+                f"{device} is a peer; name a device too, like `hearthgate get {device} DEVICE`. "
+                f"`hearthgate connect {device}` shows its devices."
+            )
         if self.daemon.services is None:
             raise UnknownNameError(
                 f"No device is configured on this machine ({self.house.layout.config})."

@@ -131,7 +131,9 @@ def _weak_psk(table: Table, key: str) -> ConfigError:
 
 
 def _one_credential(table: Table, key: bytes | None, psk: bytes | None) -> None:
-    if (key is None) == (psk is None):
+    if key is not None and psk is not None:
+        raise table.wrong("psk", "give key or psk, not both.")
+    if key is None and psk is None:
         raise table.missing("key", "give the public key of the other side, or psk, one of both.")
 
 

@@ -186,6 +186,11 @@ class OutboundEsp:
 
     def seal(self, packets: list[bytes], next_header: int, path: Path) -> list[Transmit]:
         """The datagrams for inner `packets`, in order; each Transmit holds as many as it may."""
+        trailer_of = self._trailers[next_header]
+        if len(packets) == 1:  # the usual case of who waits for an answer: without detours
+            self.sequence += 1
+            plain_one = packets[0] + trailer_of[len(packets[0]) % self._cipher.block]
+            return [Transmit(path, self._seal_one(plain_one, self.sequence))]
         transmits: list[Transmit] = []
         lengths = list(map(len, packets))
         for start, end, size in runs(lengths, self._cipher.block, self.overhead):

@@ -213,6 +213,10 @@ class DataPlane:
         if inbound.foreign:
             foreign += [Received(datagrams.path, data) for data in inbound.foreign]
             inbound.foreign.clear()
+        if inbound.replayed or inbound.forged:
+            self.counters["replayed"] += inbound.replayed
+            self.counters["forged"] += inbound.forged
+            inbound.replayed = inbound.forged = 0
         if not opened:
             return
         plain += opened

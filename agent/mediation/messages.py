@@ -7,7 +7,7 @@ an address, and always an IDp.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent.mediation.endpoints import relayable
@@ -47,7 +47,7 @@ class ConnectMessage:
 
     peer: Identification
     connect_id: bytes | None = None
-    key: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)  # whoever has it can forge checks
     is_callback: bool = False
     is_response: bool = False
     has_failed: bool = False

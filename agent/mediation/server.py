@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from agent.ike.errors import NoAdditionalSas
 from agent.ike.extension import Extension
+from agent.ike.half_open import network_of
 from agent.mediation.budget import Bucket
 from agent.mediation.events import PeerGone, PeerRegistered, ServerEvent
 from agent.mediation.identity import accept_hash
@@ -58,6 +59,7 @@ class ServerExtension(Extension):
         "bucket",
         "identity",
         "ike_id",
+        "network",
         "questions",
         "waits_for",
     )
@@ -65,6 +67,7 @@ class ServerExtension(Extension):
     def __init__(self, server: MediationServer) -> None:
         self._server = server
         self.ike_id = 0
+        self.network = b""  # the /24 or /64 it came from, while it counts there
         self.identity: Identification | None = None  # set once it is registered
         self.accepts: frozenset[bytes] | None = None  # None: the peer never said
         self.bucket: Bucket | None = None
@@ -84,6 +87,8 @@ class ServerExtension(Extension):
                 return
             case ExchangeType.IKE_AUTH if message.first(SaPayload) is not None:
                 raise NoAdditionalSas("a mediation connection has no Child SA")
+            case ExchangeType.IKE_AUTH if not self._server.has_room_for(sa):
+                raise NoAdditionalSas("there are too many registrations")
             case ExchangeType.IKE_AUTH | ExchangeType.INFORMATIONAL:
                 if is_reflexive_question(message):
                     seen = MeEndpoint.of(EndpointType.SERVER_REFLEXIVE, sa.path.remote)
@@ -93,9 +98,10 @@ class ServerExtension(Extension):
     def _take_accepts(self, message: Message, now: float) -> None:
         notifies = message.notifies(NotifyType.HG_ACCEPTS)
         for notify in notifies:
-            self.accepts = apply_accepts(
-                self.accepts, notify.data, self._server.settings.max_accepted
-            )
+            before = len(self.accepts or ())
+            limit = self._server.accepts_limit(before)
+            self.accepts = apply_accepts(self.accepts, notify.data, limit)
+            self._server.accepted += len(self.accepts or ()) - before
         if notifies and self.identity is not None:
             self._server.on_accepts_changed(self, now)
 
@@ -110,10 +116,12 @@ class ServerExtension(Extension):
     def on_established(self, sa: IkeSa, now: float) -> None:
         """See Extension."""
         assert sa.remote_id is not None
-        self._server.register(self, sa.remote_id, now)
+        self._server.register(self, sa.remote_id, now, network_of(sa.path.remote))
 
     def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
         """See Extension."""
+        self._server.accepted -= len(self.accepts or ())
+        self.accepts = None
         self._server.unregister(self, now)
 
 
@@ -129,6 +137,8 @@ class MediationServer:
     ) -> None:
         self.settings = settings
         self.counters: Counter[str] = Counter()
+        self.accepted = 0  # hashes in the lists of all peers
+        self._networks: Counter[bytes] = Counter()
         self._allowed = allowed
         self._ike: Ike | None = None
         self._online: dict[Key, ServerExtension] = {}
@@ -165,14 +175,33 @@ class MediationServer:
 
     # -- registrations ---------------------------------------------------------------------------
 
-    def register(self, peer: ServerExtension, identity: Identification, now: float) -> None:
+    def has_room_for(self, sa: IkeSa) -> bool:
+        """Whether one more may register from there; who is registered may come again."""
+        if sa.remote_id is not None and sa.remote_id.key in self._online:
+            return True
+        near = self._networks[network_of(sa.path.remote)] < self.settings.max_registered_net
+        return near and len(self._online) < self.settings.max_registered
+
+    def accepts_limit(self, own: int) -> int:
+        """How many hashes a peer that has `own` now may have."""
+        settings = self.settings
+        if self.accepted - own < settings.max_accepted_in_all:
+            return settings.max_accepted
+        return settings.max_accepted_then
+
+    def register(
+        self, peer: ServerExtension, identity: Identification, now: float, network: bytes = b""
+    ) -> None:
         """`peer` has proven `identity`: it is online, and an older one with it goes."""
         older = self._online.get(identity.key)
         peer.identity = identity
+        peer.network = network
+        self._networks[network] += 1
         self._online[identity.key] = peer
         self.counters["registered"] += 1
         if older is not None and older is not peer:
             self._forget_callbacks(older)
+            self._leave_network(older)
             older.identity = None
             assert self._ike is not None
             self._ike.close(older.ike_id, now)
@@ -187,10 +216,16 @@ class MediationServer:
         if identity is None:
             return
         self._forget_callbacks(peer)
+        self._leave_network(peer)
         peer.identity = None
         if self._online.get(identity.key) is peer:
             del self._online[identity.key]
             self._outputs.append(PeerGone(ike_id=peer.ike_id, identity=identity))
+
+    def _leave_network(self, peer: ServerExtension) -> None:
+        self._networks[peer.network] -= 1
+        if not self._networks[peer.network]:
+            del self._networks[peer.network]
 
     def on_accepts_changed(self, peer: ServerExtension, now: float) -> None:
         """`peer` accepts others now: those it did not may wait for it."""

@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.config import NAME, NAME_RULE, load_config, split_host
 from agent.crypto.auth import parse_key_text
@@ -17,6 +18,11 @@ from board import storage
 from board.detect import detect_board
 from board.serial_ports import SerialPort, serial_ports
 from board.service import ServiceStatus, find_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.config import Config
 
 SYSTEM_ROOT = Path("/")
 
@@ -58,11 +64,7 @@ def prepare(layout: Layout, mediator: str, name: str) -> Prepared:
     is_new = not layout.config.exists()
     if not is_new:
         config = read_config(layout)
-        if not any(m.key == parse_key_text(key) for m in config.mediators):
-            raise InputError(
-                f"{layout.config} exists already and names no mediation server with this key. "
-                f'Add these lines to it:\n\n[mediator.main]\naddress = "{address}"\nkey = "{key}"'
-            )
+        _check_fits(layout.config, config, address, key, name)
     else:
         if name and not NAME.fullmatch(name):
             raise InputError(f"{name[:80]!r} cannot be the name of this machine: {NAME_RULE}")
@@ -70,6 +72,29 @@ def prepare(layout: Layout, mediator: str, name: str) -> Prepared:
         load_config(text, str(layout.config))
         storage.write_file(layout.config, text.encode(), mode=0o644)
     return Prepared(board=board.model, ports=ports, config=layout.config, config_written=is_new)
+
+
+def _check_fits(path: Path, config: Config, address: str, key: str, name: str) -> None:
+    """A configuration that is there must say what was asked for. Raises InputError."""
+    known = next((m for m in config.mediators if m.key == parse_key_text(key)), None)
+    if known is None:
+        taken = {m.name for m in config.mediators}
+        free = next(n for n in ("main", "second", "third", address) if n not in taken)
+        raise InputError(
+            f"{path} exists already and names no mediation server with this key. "
+            f"Add these lines to it (or remove it and try again):\n\n[mediator.{free}]\n"
+            f'address = "{address}"\nkey = "{key}"'
+        )
+    if (known.host, known.port) != split_host(address):
+        raise InputError(
+            f"{path} exists already and has another address for this mediation server. "
+            f'Write address = "{address}" under [mediator.{known.name}].'
+        )
+    if name and config.name != name:
+        raise InputError(
+            f'{path} exists already and has another name for this machine. Write name = "{name}" '
+            "there."
+        )
 
 
 def first_config(name: str, address: str, key: str, ports: tuple[SerialPort, ...]) -> str:
@@ -163,9 +188,11 @@ def daemon_runs(root: Path) -> bool:
     return True
 
 
-def ensure_daemon(root: Path) -> None:
-    """See that a daemon runs: install and start the service if there is none."""
+def ensure_daemon(root: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+    """See that a daemon runs: install and start the service if there is none; `tell` says so."""
     if not daemon_runs(root):
+        if root == SYSTEM_ROOT:
+            tell("installing and starting the service")
         install_service(root)
         _wait_for_daemon(root)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
@@ -25,8 +24,6 @@ KEYS = (bytes(range(20)), b""), (bytes(range(20, 40)), b"")
 
 def main(side: str, local: str, remote: str) -> None:
     """Seal and open until killed."""
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     family = socket.AF_INET6 if ":" in local else socket.AF_INET
     udp = UdpSocket(4500, family)
     tun = Tun("hg0", MTU)

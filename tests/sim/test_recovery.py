@@ -1,4 +1,4 @@
-"""What has to come back by itself, and how soon: paths that carry nothing, NATs and peers that forget.
+"""What has to come back by itself, how soon: paths that carry nothing, NATs and peers that forget.
 
 THREATS 36 and 37, mediation.md §4. Whole engines in virtual time, 20 ms a NAT side.
 """
@@ -154,3 +154,39 @@ def test_a_restarted_mediator_is_found_again_soon_after_the_first_probe():
     registered = lambda: scene.mediator.engine.status(scene.now).server.registered == 2  # noqa: E731
     assert scene.run(60, registered)
     assert scene.now - took < 30
+
+
+class Unscanned(dict):
+    """A table that may be asked for one entry, and not gone through."""
+
+    def __iter__(self):
+        raise AssertionError("gone through")
+
+    def values(self):
+        raise AssertionError("gone through")
+
+    items = keys = values
+
+
+def test_what_an_event_costs_does_not_depend_on_the_number_of_peers():
+    scene = Scene().registered()
+    for machine in (scene.operator, scene.gateway):
+        machine.engine._connections = Unscanned(machine.engine._connections)
+    scene.connect()
+    scene.run(2)
+    packet = echo(scene.operator.address, scene.gateway.address)
+    scene.operator.engine.receive_packets([packet], scene.now)
+    scene.run(1)
+    assert scene.gateway.delivered == [packet]
+    scene.operator_nat.reboot()
+    assert flows_within(scene, 10) is not None
+    scene.operator.engine.rekey("cabin", scene.now, ike=True)
+    scene.operator.engine.rekey("cabin", scene.now, ike=False)
+    scene.run(60)
+    scene.operator.engine.disconnect("cabin", scene.now)
+    scene.run(1)
+    assert scene.gateway.engine._connections["laptop"].ike_id is None
+    for machine in (scene.operator, scene.gateway):  # nothing is left in the indexes
+        assert not machine.engine._by_ike_id
+        assert not machine.engine._by_path
+        assert not machine.engine._paths

@@ -230,7 +230,7 @@ def test_offline_revoked_and_back():
         net = TwoNats.build(lab)
         mediator, gateway, operator, line = mediated(lab, net)
         operator.cli("accept", line)
-        operator.cli("connect", "cabin")
+        operator.ask("connect", peer="cabin")
         # offline: said goodbye
         assert gateway.stop() == 0, gateway.log
         operator.wait_peer("cabin", "waiting")
@@ -248,7 +248,7 @@ def test_offline_revoked_and_back():
         gateway.start()
         gateway.wait_registered()
         operator.cli("disconnect", "cabin")
-        operator.cli("connect", "cabin")
+        operator.ask("connect", peer="cabin")
         # revoked: out at once
         gateway.cli("revoke", "laptop")
         operator.wait_peer("cabin", "waiting")

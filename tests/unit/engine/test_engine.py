@@ -82,9 +82,9 @@ def test_rekeying_keeps_the_tunnel():
     assert len(scene.operator.of(TunnelDown)) == downs == 0
 
 
-def test_a_day_of_idling_with_all_its_rekeyings():
+def test_hours_of_idling_with_all_their_rekeyings():
     scene = Scene().connected()
-    scene.run(86400)
+    scene.run(5 * 3600)  # longer than the lifetime of an IKE SA
     assert scene.both_up()
     assert scene.echoes()
     assert not scene.operator.of(TunnelDown)

@@ -454,6 +454,5 @@ def test_an_address_gets_few_cookies_a_second() -> None:
     pair.now += 1.0
     assert cookies("203.0.113.77", 100) == COOKIES_PER_ADDRESS
     assert cookies("203.0.113.78", 1) == 1
-    assert pair.b.drops.count("cookie_rate") == 100 - COOKIES_PER_ADDRESS
     pair.now += 1.0
     assert cookies("203.0.113.77", 1) == 1

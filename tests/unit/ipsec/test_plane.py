@@ -428,6 +428,7 @@ def test_nothing_else_moves_it():
     pair.b.receive(received(first, ELSEWHERE), 0.0)  # older, though fresh
     pair.b.receive(received(second, ELSEWHERE), 0.0)  # replayed
     pair.b.receive(received(third[:-1] + b"x", ELSEWHERE), 0.0)  # forged
+    assert pair.b.counters == {"replayed": 1, "forged": 1}
     assert pair.b.moved() == []
     assert pair.b.seal([echo(back=True)], 0.0)[0].path == PATH_B
 

@@ -455,3 +455,48 @@ def test_ten_thousand_peers_are_a_hash_table() -> None:
     held = sys.getsizeof(peer) + sys.getsizeof(peer.accepts)
     assert held < 400
     assert not hasattr(peer, "__dict__")
+
+
+# -- anybody can make keys -----------------------------------------------------------------------
+
+
+def _auth(bench: Bench, name: str, host: str, *hashes: bytes) -> tuple[ServerExtension, FakeSa]:
+    """`name` has proven itself in IKE_AUTH from `host`; registered only by what follows."""
+    sa = FakeSa(1000, Identification.parse(name), Path(SERVER, Address.parse(host, 4500)))
+    peer = ServerExtension(bench.server)
+    peer.on_attach(cast("IkeSa", sa))
+    payloads = [accepts_replaced(hashes)] if hashes else []
+    peer.on_request(cast("IkeSa", sa), message(*payloads, exchange=ExchangeType.IKE_AUTH), [], 0.0)
+    peer.on_established(cast("IkeSa", sa), 0.0)
+    return peer, sa
+
+
+def test_registrations_are_bounded_in_all_and_per_network() -> None:
+    bench = Bench(MediationSettings(max_registered=4, max_registered_net=2))
+    first, sa = _auth(bench, "a@x", "198.51.100.1")
+    _auth(bench, "b@x", "198.51.100.2")
+    with pytest.raises(NoAdditionalSas):
+        _auth(bench, "c@x", "198.51.100.3")
+    _auth(bench, "c@x", "192.0.2.1")
+    _auth(bench, "d@x", "203.0.113.1")
+    with pytest.raises(NoAdditionalSas):
+        _auth(bench, "e@x", "100.64.0.1")
+    # Who is registered may come again, and a place that was left is free.
+    again, again_sa = _auth(bench, "a@x", "198.51.100.1")
+    first.on_closed(cast("IkeSa", sa), CloseReason.DELETED, 1.0)
+    assert len(bench.server) == 4
+    again.on_closed(cast("IkeSa", again_sa), CloseReason.BY_PEER, 1.0)
+    assert len(bench.server) == 3
+    _auth(bench, "f@x", "198.51.100.9")
+    assert sum(bench.server._networks.values()) == len(bench.server) == 4
+
+
+def test_lists_of_accepted_are_bounded_in_all() -> None:
+    bench = Bench(MediationSettings(max_accepted=40, max_accepted_in_all=60, max_accepted_then=5))
+    hashes = [index.to_bytes(16, "big") for index in range(48)]
+    peers = [_auth(bench, f"{index}@x", "198.51.100.1", *hashes) for index in range(4)]
+    assert [len(peer.accepts or ()) for peer, _ in peers] == [40, 40, 5, 5]
+    assert bench.server.accepted == 90
+    for peer, sa in peers:
+        peer.on_closed(cast("IkeSa", sa), CloseReason.DELETED, 1.0)
+    assert bench.server.accepted == 0

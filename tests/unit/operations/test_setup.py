@@ -91,7 +91,8 @@ def test_again_changes_nothing(tmp_path):
     prepare(layout, MEDIATOR, "cabin")
     layout.config.write_text(layout.config.read_text() + "# mine\n")
     before = layout.config.read_text()
-    assert not prepare(layout, MEDIATOR, "other").config_written
+    assert not prepare(layout, MEDIATOR, "cabin").config_written
+    assert not prepare(layout, MEDIATOR, "").config_written
     assert layout.config.read_text() == before
 
 

@@ -1,0 +1,117 @@
+"""What a first user stumbled over: each sentence here was once missing or misleading."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from agent.cli.ask import shown
+
+pytestmark = pytest.mark.netns
+
+# Modbus TCP through the local port: reads holding register 0 of unit 1.
+ASK = """
+import socket, sys
+try:
+    link = socket.create_connection(("127.0.0.1", 10502), 5)
+    link.sendall(bytes.fromhex("000100000006010300000001"))
+    print(link.recv(20).hex())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def text(machine, *words: str) -> str:
+    return machine.cli(*words).stdout
+
+
+@pytest.fixture
+def laptop(pair):
+    """Change what the operator may do; it is an operator again afterwards."""
+
+    def grant(*words: str) -> None:
+        pair.gateway.cli("grant", "laptop", *words)
+
+    yield grant
+    grants = pair.gateway.json("peers")[0]["grants"]
+    grant("operator", *[word for g in grants for word in ("--remove", g)])
+
+
+def test_a_port_is_shown_only_to_who_may_use_it(pair, laptop):
+    said = text(pair.operator, "connect", "cabin")
+    assert re.search(r"^  boiler  modbus +get and set +5 points, 2 writable$", said, re.M)
+    assert re.search(r"^  bus +serial +not granted +.*is the adapter plugged in", said, re.M)
+    laptop("technician")
+    said = text(pair.operator, "connect", "cabin")
+    assert re.search(r"^  boiler  modbus  tcp \[fd[0-9a-f:]+\]:502 +5 points", said, re.M)
+
+
+def test_forward(pair, laptop):
+    """Tools without IPv6 reach what is granted, until disconnect, and nothing else."""
+    assert "nothing to forward" in text(pair.operator, "connect", "cabin", "--forward")
+    laptop("none", "--add", "connect:boiler", "--add", "read:boiler")
+    said = text(pair.operator, "connect", "cabin", "--forward")
+    assert "until `hearthgate disconnect cabin`:\n  boiler  tcp 127.0.0.1:10502\n" in said
+    (forward,) = pair.operator.json("connect", "cabin", "--forward")["forwards"]
+    assert forward == {"device": "boiler", "host": "127.0.0.1", "port": 10502}
+    assert "forward  cabin boiler  at 127.0.0.1:10502" in text(pair.operator, "status")
+    command = [sys.executable, "-c", ASK]
+    assert pair.net.operator.run(command).stdout.startswith("000100000005010302")
+    text(pair.operator, "disconnect", "cabin")
+    assert pair.operator.status()["forwards"] == []
+    assert pair.net.operator.run(command).stdout == "ConnectionRefusedError\n"
+    text(pair.operator, "connect", "cabin")
+    assert pair.operator.status()["forwards"] == []
+
+
+def test_values_are_shown_as_exact_as_they_came(pair):
+    assert [shown(v) for v in (1234567.8, 20.0, 3, True, False)] == [
+        "1234567.8", "20.0", "3", "on", "off",
+    ]  # fmt: skip
+    assert text(pair.operator, "set", "cabin", "boiler.hot_water", "on") == (
+        "boiler.hot_water is on\n"
+    )
+    text(pair.operator, "set", "cabin", "boiler.hot_water", "off")
+    assert re.search(r"boiler\.hot_water +on → off +ok", text(pair.gateway, "audit"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["set", "cabin", "boiler.setpoint"], "The value is missing: set cabin boiler.setpoint"),
+        (["get", "cabin"], "cabin is a peer; name a device too"),
+        (["rekey", "cabin"], "cabin is not connected"),
+    ],
+)
+def test_what_is_missing_is_said(pair, words, said):
+    text(pair.operator, "disconnect", "cabin")
+    done = pair.operator.cli(*words, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_rekey_says_that_it_does_something(pair):
+    text(pair.operator, "connect", "cabin")
+    assert text(pair.operator, "rekey", "cabin") == "cabin: new keys are being made.\n"
+
+
+def test_setup_names_the_command_as_it_was_called(pair):
+    said = text(pair.gateway, "setup", pair.line, "--no-service")
+    assert f"Next: hearthgate --root {pair.gateway.layout.root} run" in said
+
+
+def test_a_call_that_failed_is_not_called_waiting(pair):
+    """The progress line of a failure said "waiting for the mediation server"."""
+    text(pair.operator, "disconnect", "cabin")
+    pair.gateway.stop()
+    try:
+        done = pair.operator.cli("connect", "cabin", check=False)
+    finally:
+        pair.operator.cli("disconnect", "cabin")
+        pair.gateway.start()
+        pair.gateway.wait_registered()
+    assert done.returncode == 75
+    assert "it is offline" in done.stderr
+    assert "waiting for" not in done.stderr
