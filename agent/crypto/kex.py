@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 
     Random = Callable[[int], bytes]
 
+__all__ = [
+    "InvalidKeyExchange",
+    "KeyExchange",
+    "UnsupportedGroup",
+    "generate_key_exchange",
+    "public_length",
+    "supports_group",
+]
+
 # A random octet string is no valid scalar of P-256 once in 2^32. Eight in a row say that the source
 # is broken, and a broken source must not become an endless loop.
 MAX_SCALAR_DRAWS: Final = 8

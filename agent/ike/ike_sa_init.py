@@ -102,7 +102,7 @@ def start(sa: IkeSa, now: float) -> None:
     hs.groups.append(group)
     sa.timers.set(When.ATTEMPT, now + sa.table.settings.give_up)
     sa.submit(SaInit(), now)
-    hs.own_message = sa.outgoing.data
+    hs.own_message = sa.outgoing.data[0]
 
 
 def _start_over(sa: IkeSa, now: float) -> None:
@@ -115,7 +115,7 @@ def _start_over(sa: IkeSa, now: float) -> None:
     for extension in sa.extensions:
         extension.on_request_building(sa, task.exchange, payloads)
     sa.send_request(task, payloads, now)
-    hs.own_message = sa.outgoing.data
+    hs.own_message = sa.outgoing.data[0]
 
 
 def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
@@ -230,7 +230,7 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     """A first request. Raises Ignored or WireError where it is dropped without an answer."""
     known_sa = table.half_open.find(path.remote, data)
     if known_sa is not None:
-        if known_sa.incoming.response:
+        if known_sa.incoming.next_id == 1:  # else the initiator has had it
             known_sa.transmit(path, known_sa.incoming.response)
         return
     if len(data) > MAX_REQUEST or header.message_id != 0 or header.initiator_spi == NO_SPI:
@@ -317,9 +317,9 @@ def _accept(
     derive(sa, suite, sa.handshake.peer_nonce, sa.handshake.own_nonce, shared)
     sa.handshake.peer_message = data
     sa.handshake.own_message = answer
-    sa.incoming.answered(data, answer)
+    sa.incoming.answered(hash(data), ((answer,), None))
     table.keep_half_open(sa, path.remote, data, now)
-    sa.transmit(path, answer)
+    sa.transmit(path, (answer,))
 
 
 def _response(

@@ -66,6 +66,7 @@ class When(Enum):
     EXPIRE = auto()  # close it, its lifetime is over
     LINGER = auto()  # forget an SA that only answers retransmissions
     PROBE_AGAIN = auto()  # listen to the next unproven hint
+    REASSEMBLE = auto()  # forget fragments whose rest does not come
     ANSWER = auto()  # see whether what we sent was answered by anything
 
 

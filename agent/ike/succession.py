@@ -12,6 +12,7 @@ from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.ike.child import fraction, soft
 from agent.ike.errors import InvalidSyntax
 from agent.ike.events import IkeSaRekeyed
+from agent.ike.fragmentation import Fragments
 from agent.ike.states import LINGER_SECONDS, IkeState, Step, When
 from agent.ike.suite import Protection
 
@@ -74,6 +75,9 @@ def successor(
     new.behind_nat = old.behind_nat
     new.remote_behind_nat = old.remote_behind_nat
     new.established_at = old.established_at
+    if old.fragments is not None:
+        new.fragments = Fragments()
+        new.fragments.limit = old.fragments.limit
     return new
 
 

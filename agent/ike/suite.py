@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 from agent.crypto.algorithms import IntegrityError, Prf, key_lengths, make_cipher, make_prf
 from agent.ike.errors import Ignored
 from agent.wire.codes import EsnId, TransformType
-from agent.wire.message import encode_payloads, encrypted_prefix
+from agent.wire.message import (
+    HEADER_LENGTH,
+    encode_payloads,
+    encrypted_prefix,
+    fragment_prefix,
+)
 from agent.wire.proposals import Proposal, format_proposal
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
     from agent.crypto.keymat import IkeKeys
     from agent.wire.message import Header
-    from agent.wire.payloads import Encrypted, Payload
+    from agent.wire.payloads import Encrypted, EncryptedFragment, Payload
     from agent.wire.proposals import Transform
 
 
@@ -106,8 +111,33 @@ class Protection:
         self, header: Header, payloads: Sequence[Payload], random: Callable[[int], bytes]
     ) -> bytes:
         """The whole message."""
+        return self.seal_inner(header, *encode_payloads(payloads), random)
+
+    def seal_inner(
+        self, header: Header, first: int, inner: bytes, random: Callable[[int], bytes]
+    ) -> bytes:
+        """The same for payloads that are encoded already."""
+        iv, inner, length = self._prepared(inner, random)
+        prefix = encrypted_prefix(header, first, length)
+        return prefix + iv + self._outbound.seal(iv, inner, prefix)
+
+    def seal_fragment(
+        self,
+        header: Header,
+        first: int,
+        number: int,
+        total: int,
+        chunk: bytes,
+        random: Callable[[int], bytes],
+    ) -> bytes:
+        """One fragment of the inner octets (RFC 7383 §2.5), with an IV and ICV of its own."""
+        iv, inner, length = self._prepared(chunk, random)
+        prefix = fragment_prefix(header, first, number, total, length)
+        return prefix + iv + self._outbound.seal(iv, inner, prefix)
+
+    def _prepared(self, inner: bytes, random: Callable[[int], bytes]) -> tuple[bytes, bytes, int]:
+        """IV, padded inner octets, and the length of IV, ciphertext and ICV."""
         cipher = self._outbound
-        first, inner = encode_payloads(payloads)
         padding = -(len(inner) + 1) % cipher.block
         inner += bytes(padding) + bytes((padding,))
         if cipher.iv_is_counter:
@@ -115,11 +145,15 @@ class Protection:
             self._iv += 1
         else:
             iv = random(cipher.iv_length)
-        length = len(iv) + len(inner) + cipher.icv_length
-        prefix = encrypted_prefix(header, first, length)
-        return prefix + iv + cipher.seal(iv, inner, prefix)
+        return iv, inner, len(iv) + len(inner) + cipher.icv_length
 
-    def open(self, encrypted: Encrypted) -> bytes:
+    def room(self, octets: int, payload_header: int) -> int:
+        """Inner octets that fit a message of `octets` in all."""
+        cipher = self._outbound
+        rest = octets - HEADER_LENGTH - payload_header - cipher.iv_length - cipher.icv_length
+        return rest - rest % cipher.block - 1
+
+    def open(self, encrypted: Encrypted | EncryptedFragment) -> bytes:
         """The inner payloads' octets, proven. Raises Ignored if they are not."""
         cipher = self._inbound
         body = encrypted.body

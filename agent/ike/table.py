@@ -17,6 +17,7 @@ from agent.ike import create_child_sa, ike_sa_init, inbound, informational, reke
 from agent.ike.cookies import CookieRate, Cookies
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
+from agent.ike.fragmentation import FragmentationSupport
 from agent.ike.half_open import HalfOpen
 from agent.ike.identities import Identities
 from agent.ike.liveness import Liveness
@@ -50,6 +51,7 @@ NO_SPI: Final = bytes(8)
 _LOWEST_CHILD_SPI: Final = 256
 # Answers to what belongs to no SA, all together (RFC 7296 §2.5, §2.21.4).
 _STRAY_ANSWERS_SECONDS: Final = 1.0
+_FRAGMENTATION: Final = FragmentationSupport()
 
 
 class Ike:
@@ -362,7 +364,7 @@ class Ike:
         return sa
 
     def _attach(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:
-        sa.extensions = (self._natd, *extensions)
+        sa.extensions = (self._natd, _FRAGMENTATION, *extensions)
         for extension in extensions:
             extension.on_attach(sa)
 

@@ -8,7 +8,7 @@ A script line both moves one datagram and says what it must be:
     a x-- b: INFORMATIONAL! D(ESP)
 
 Payloads are compared as a set of words in their order, decrypted with the sender's own keys. The
-NAT detection and hash notifies of IKE_SA_INIT are left out, they are always there.
+NAT detection, hash and fragmentation notifies of IKE_SA_INIT are left out, they are always there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from agent.wire.message import decode_message, decode_payloads
 from agent.wire.payloads import (
     DeletePayload,
     Encrypted,
+    EncryptedFragment,
     Identification,
     NotifyPayload,
     UnknownPayload,
@@ -53,6 +54,7 @@ _ALWAYS = {
     NotifyType.NAT_DETECTION_SOURCE_IP,
     NotifyType.NAT_DETECTION_DESTINATION_IP,
     NotifyType.SIGNATURE_HASH_ALGORITHMS,
+    NotifyType.IKEV2_FRAGMENTATION_SUPPORTED,
 }
 
 IKE_PROPOSALS = ("aes128gcm16-prfsha256-x25519",)
@@ -315,6 +317,8 @@ def _word(payload: Payload) -> str:
                 return ""
             name = known(NotifyType, kind)
             return f"N({name.name if isinstance(name, NotifyType) else name})"
+        case EncryptedFragment(number=number, total=total):
+            return f"SKF({number}/{total})"
         case DeletePayload(protocol=protocol):
             return f"D({ProtocolId(protocol).name})"
         case UnknownPayload(type=kind):
