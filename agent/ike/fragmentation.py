@@ -303,4 +303,3 @@ def repeats(sa: IkeSa, message: Message, data: bytes) -> bool:
         if len(pieces) > len(answered.response):
             answered.response = pieces
     return True
-

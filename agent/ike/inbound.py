@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from agent.ike import (
     create_child_sa,
+    followup,
     fragmentation,
     ike_auth,
     ike_sa_init,
     informational,
+    intermediate,
     succession,
 )
 from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError, UnsupportedCritical
@@ -22,7 +24,7 @@ from agent.ike.events import CloseReason
 from agent.ike.exchange import smoothed
 from agent.ike.fragmentation import Opened
 from agent.ike.rules import check
-from agent.ike.states import ACCEPTS, MINE, IkeState, When
+from agent.ike.states import ACCEPTS, MINE, STANDARD, IkeState, When
 from agent.wire.codes import ExchangeType, PayloadType
 from agent.wire.errors import UnsupportedCriticalPayload, WireError
 from agent.wire.message import Message, decode_message, decode_payloads
@@ -65,6 +67,8 @@ def _receive_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: f
     opened = _open(sa, header, data, now)
     if opened is None:
         return
+    if header.exchange == ExchangeType.IKE_INTERMEDIATE:
+        intermediate.received(sa, header, opened)
     rtt = sa.outgoing.finish(now)
     if rtt is not None:
         sa.rtt = smoothed(sa.rtt, rtt)
@@ -83,7 +87,10 @@ def _receive_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: f
 def _response_failed(sa: IkeSa, task: Task, error: ProtocolError, now: float) -> None:
     """A proven response that makes no sense: the two sides do not agree (RFC 7296 §2.21.3)."""
     task.on_lost(sa, now)
-    if sa.state is IkeState.AUTH_SENT:
+    if isinstance(task, intermediate.IkeIntermediate):
+        # Nobody is established there yet, so there is nobody to tell (RFC 9242 §3.4).
+        sa.close(CloseReason.PROTOCOL_ERROR, str(error), now)
+    elif sa.state is IkeState.AUTH_SENT:
         ike_auth.give_up(sa, error, now)
     elif sa.state in (IkeState.ESTABLISHED, IkeState.SPARE):
         sa.delete(CloseReason.PROTOCOL_ERROR, str(error), now)
@@ -98,17 +105,16 @@ def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: fl
     if header.message_id != sa.incoming.next_id:
         raise Ignored("message_id")
     exchange = header.exchange
-    standard = exchange in (
-        ExchangeType.IKE_AUTH,
-        ExchangeType.CREATE_CHILD_SA,
-        ExchangeType.INFORMATIONAL,
-    )
-    if (exchange if standard else MINE) not in ACCEPTS[sa.state]:
+    if (exchange if exchange in STANDARD else MINE) not in ACCEPTS[sa.state]:
+        raise Ignored("state")
+    if exchange == ExchangeType.IKE_INTERMEDIATE and not intermediate.is_due(sa):
         raise Ignored("state")
     opened = _open(sa, header, data, now)
     if opened is None:
         return
     sa.heard(path, now)
+    if exchange == ExchangeType.IKE_INTERMEDIATE:
+        intermediate.received(sa, header, opened)
     for child in (sa.children or {}).values():
         child.settles_at = None
     then: Callable[[], None] | None = None
@@ -135,10 +141,14 @@ def _handle(sa: IkeSa, message: Message, now: float) -> Reply:
         if rival is not None and rival.collision is not None:
             succession.adopt_spare(rival, now)
     match message.header.exchange:
+        case ExchangeType.IKE_INTERMEDIATE:
+            return intermediate.on_request(sa, message, now)
         case ExchangeType.IKE_AUTH:
             return ike_auth.on_request(sa, message, now)
         case ExchangeType.CREATE_CHILD_SA:
             return create_child_sa.on_request(sa, message, now)
+        case ExchangeType.IKE_FOLLOWUP_KE:
+            return followup.on_request(sa, message, now)
         case ExchangeType.INFORMATIONAL:
             return informational.on_request(sa, message, now)
     for extension in sa.extensions:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.datagram import Path, Transmit
-from agent.ike import create_child_sa, fragmentation, ike_sa_init, informational
+from agent.ike import create_child_sa, fragmentation, ike_sa_init, informational, intermediate
 from agent.ike.events import (
     ChildSaClosed,
     CloseReason,
@@ -29,6 +29,7 @@ from agent.ike.exchange import (
     Task,
     first_interval,
 )
+from agent.ike.negotiation import usable
 from agent.ike.states import (
     LINGER_SECONDS,
     PROBE_SECONDS,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from agent.ike.errors import ProtocolError
     from agent.ike.exchange import Sealed
     from agent.ike.extension import Extension
+    from agent.ike.followup import Pending
     from agent.ike.fragmentation import Fragments
     from agent.ike.handshake import Handshake
     from agent.ike.pad import Peer
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from agent.ike.suite import Protection, Suite
     from agent.ike.table import Ike
     from agent.wire.payloads import Identification, Payload
+    from agent.wire.proposals import Proposal
 
     # What a request handler returns: the payloads of the response, and what to do once it is sent.
     Reply = tuple[list[Payload], Callable[[], None] | None]
@@ -85,6 +88,7 @@ class IkeSa:
         "outgoing",
         "path",
         "peer",
+        "pending",
         "protection",
         "remote_behind_nat",
         "remote_id",
@@ -127,6 +131,7 @@ class IkeSa:
         self.handshake: Handshake | None = None
         self.fragments: Fragments | None = None
         self.collision: RekeyCollision | None = None
+        self.pending: Pending | None = None
         self.children: dict[bytes, ChildSa] | None = None
         self.incoming = Incoming()
         self.outgoing = Outgoing()
@@ -141,6 +146,19 @@ class IkeSa:
     def established(self) -> bool:
         """Whether both sides have proven who they are (and it is still in use)."""
         return self.state is IkeState.ESTABLISHED
+
+    @property
+    def proposals(self) -> tuple[Proposal, ...]:
+        """What this peer may use, as far as this machine can."""
+        assert self.peer is not None
+        return usable(self.peer.proposals, self.table.supports_group)
+
+    @property
+    def child_proposals(self) -> tuple[Proposal, ...]:
+        """The same for its Child SAs."""
+        assert self.peer is not None
+        assert self.peer.child is not None
+        return usable(self.peer.child.proposals, self.table.supports_group)
 
     @property
     def has_proven_peer(self) -> bool:
@@ -219,6 +237,8 @@ class IkeSa:
             return (encode_message(header, payloads),), None
         assert self.protection is not None
         first, inner = encode_payloads(payloads)
+        if header.exchange == ExchangeType.IKE_INTERMEDIATE:
+            intermediate.sent(self, header, first, inner)
         plain = fragmentation.plain_of(self, header, payloads, first, inner)
         if plain is not None:
             return fragmentation.cut(self, plain), plain

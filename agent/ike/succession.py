@@ -40,6 +40,7 @@ def successor(
     shared: bytes,
     *,
     is_initiator: bool,
+    additional: bytes = b"",
 ) -> IkeSa:
     """The new SA with its keys (§2.18), not yet in use."""
     assert old.suite is not None
@@ -57,7 +58,7 @@ def successor(
     new.remote_spi = remote_spi
     spis = new.spis
     encr_length, integ_length = suite.key_lengths
-    seed = rekeyed_skeyseed(old.suite.prf, old.protection.sk_d, shared, *nonces)
+    seed = rekeyed_skeyseed(old.suite.prf, old.protection.sk_d, shared, *nonces, additional)
     keys = derive_ike_keys(
         suite.prf,
         seed,

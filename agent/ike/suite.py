@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agent.crypto.algorithms import IntegrityError, Prf, key_lengths, make_cipher, make_prf
 from agent.ike.errors import Ignored
 from agent.wire.codes import EsnId, TransformType
+from agent.wire.keywords import ADDITIONAL
 from agent.wire.message import (
     HEADER_LENGTH,
     encode_payloads,
@@ -40,6 +41,7 @@ class Suite:
     integ_id: int
     prf_id: int
     group: int
+    additional: tuple[tuple[int, int], ...]  # transform type and group, in their order
     esn: bool
     text: str
 
@@ -47,6 +49,11 @@ class Suite:
     def key_lengths(self) -> tuple[int, int]:
         """Octets of encryption key (with salt) and integrity key of one direction."""
         return key_lengths(self.encr_id, self.key_bits or None, self.integ_id or None)
+
+    @property
+    def additional_groups(self) -> tuple[int, ...]:
+        """The key exchanges that follow the first one (RFC 9370), in their order."""
+        return tuple(group for _, group in self.additional)
 
     @property
     def prf(self) -> Prf:
@@ -64,11 +71,14 @@ class Suite:
                 (TransformType.KE, self.group),
             )
             if number
-        }
+        } | set(self.additional)
         for proposal in proposals:
             has = {(int(t.type), int(t.id)) for t in proposal.transforms}
             sizes = {t.key_length or 0 for t in proposal.transforms if t.id == self.encr_id}
-            if wanted <= has and self.key_bits in sizes:
+            # What the proposal has and does not call optional must not be missing here.
+            due = {kind for kind in proposal.additional if (kind, 0) not in has}
+            enough = due <= {kind for kind, _ in self.additional}
+            if wanted <= has and enough and self.key_bits in sizes:
                 return True
         return False
 
@@ -85,6 +95,7 @@ def suite_of(protocol: int, transforms: tuple[Transform, ...]) -> Suite:
         integ_id=ids.get(TransformType.INTEG, 0),
         prf_id=ids.get(TransformType.PRF, 0),
         group=ids.get(TransformType.KE, 0),
+        additional=tuple((kind, ids[kind]) for kind in ADDITIONAL if ids.get(kind)),
         esn=ids.get(TransformType.ESN, 0) == EsnId.ESN,
         text=format_proposal(Proposal(protocol, b"", transforms)),
     )

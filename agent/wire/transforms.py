@@ -90,6 +90,12 @@ class Proposal:
         """The first transform of a type; the only one in a chosen proposal."""
         return next((t for t in self.transforms if t.type == type_), None)
 
+    @property
+    def additional(self) -> tuple[int, ...]:
+        """The types of additional key exchanges that it has (RFC 9370), "none" among them."""
+        kinds = {t.type for t in self.transforms}
+        return tuple(kind for kind in ADDITIONAL if kind in kinds)
+
     def with_spi(self, spi: bytes) -> Proposal:
         """The same with another SPI."""
         return Proposal(self.protocol, spi, self.transforms, self.number)

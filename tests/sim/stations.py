@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.ike.extension import Extension
+    from agent.wire.message import Message
     from agent.wire.proposals import Proposal
     from tests.support.network import Network
 
@@ -53,7 +54,7 @@ class Station:
         """Whether there was one."""
         return any(isinstance(e, kind) for e in self.events)
 
-    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+    def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
         """See Pad."""
         return self.proposals
 
