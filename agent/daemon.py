@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("agent.daemon")
 
-TUN_BUDGET = 64  # packets read in one go: about one full GSO send
-TUN_ROUNDS = 4  # batches of them before the sockets get their turn
+TUN_ROUNDS = 4  # full batches of packets that are read before the sockets get their turn
 EXPIRY_SECONDS = 60.0  # how often invitations are looked at
 MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
@@ -243,12 +242,11 @@ class Daemon:
         tun = self.tun
         assert tun is not None
         for _ in range(TUN_ROUNDS):
-            packets = tun.receive(TUN_BUDGET)
-            if packets:
-                self.engine.receive_packets(packets, monotonic())
-                self._drain()
-            if len(packets) < TUN_BUDGET:
+            packets = tun.receive()
+            if not packets:
                 break
+            self.engine.receive_packets(packets, monotonic())
+            self._drain()
 
     def _on_timer(self) -> None:
         self._armed = None
@@ -357,28 +355,33 @@ class Daemon:
         if self.tun is None:
             return
         after = self._tunnels.get(event.name)
-        old, new = _prefixes(before), _prefixes(after)
-        for prefix in new:
-            if prefix not in old:
-                self._netlink_try(self._netlink.add_route, *prefix)
-        for prefix in old:
-            if prefix not in new:
-                self._netlink_try(self._netlink.del_route, *prefix)
         mine = set(before.addresses if before else ())
         assigned = set(after.addresses if after else ())
         for ip in assigned - mine:
-            self._netlink_try(self._netlink.add_address, ip, len(ip) * 8)
+            self._netlink_try(self._netlink.add_address, self._device, ip, len(ip) * 8)
+        old, new = _prefixes(before), _prefixes(after)
+        for ip, length in new:
+            source = self._source(after, len(ip)) if after else None
+            self._netlink_try(self._netlink.add_route, ip, length, self._device, source=source)
+        for prefix in old:
+            if prefix not in new:
+                self._netlink_try(self._netlink.del_route, *prefix, self._device)
         for ip in mine - assigned:
-            self._netlink_try(self._netlink.del_address, ip, len(ip) * 8)
+            self._netlink_try(self._netlink.del_address, self._device, ip, len(ip) * 8)
 
-    def _netlink_try(self, verb: Callable[..., object], ip: bytes, length: int) -> None:
+    def _source(self, tunnel: TunnelUp, size: int) -> bytes | None:
+        """The address of ours that the peer takes packets from; None where it must be another's."""
+        configured = [Address.parse(a.partition("/")[0], 0).ip for a in self.house.config.addresses]
+        for ip in (*tunnel.addresses, self.house.keys.address, *configured):
+            if len(ip) == size and any(ts.start <= ip <= ts.end for ts in tunnel.local_ts):
+                return ip
+        return None
+
+    def _netlink_try(self, verb: Callable[..., object], *arguments: object, **more: object) -> None:
         try:
-            if verb.__name__.endswith("route"):
-                verb(ip, length, self._device)
-            else:
-                verb(self._device, ip, length)
+            verb(*arguments, **more)
         except OSError as error:
-            log.warning("%s %s/%d: %s", verb.__name__, str_address(ip), length, error)
+            log.warning("%s: %s", verb.__name__.replace("_", " "), error)
 
     # --- what the engine asks -----------------------------------------------------------------
 

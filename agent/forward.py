@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import PlatformError
-from agent.io.tcp import RELAY_BUFFER, Relay, listening_socket
+from agent.io.tcp import RELAY_BUFFER, Relay, listening_socket, why_not_connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,8 +135,7 @@ class Forwards:
                 address, forward.remote, IDLE_SECONDS, lambda: self._tell(peer, forward, "")
             )
         except (OSError, TimeoutError) as error:
-            why = getattr(error, "strerror", None) or "it does not answer; is it still granted?"
-            self._tell(peer, forward, why)
+            self._tell(peer, forward, f"{why_not_connected(error)}; is it still granted?")
         finally:
             forward.relays.discard(relay)
 

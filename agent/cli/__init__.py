@@ -47,6 +47,9 @@ EX_SOFTWARE, EX_USAGE, EX_UNAVAILABLE, EX_INTERRUPTED, EX_IOERR = 70, 64, 69, 13
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None or sys.stderr is None:  # closed by who called: `>&-`, some init systems
+        nowhere = open(os.devnull, "w")  # noqa: SIM115  # as long as the process lives
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ° shows ?
     try:

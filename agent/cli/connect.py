@@ -64,7 +64,8 @@ def device_row(device: dict[str, Any], address: str) -> tuple[str, ...]:
         where = "get and set" if kind == "modbus" else "not granted"
     about = str(device.get("line") or device.get("state") or "")
     if kind == "modbus":
-        about = f"{device.get('points', 0)} points, {device.get('writable', 0)} writable"
+        count = device.get("points", 0)
+        about = f"{count} point{'' if count == 1 else 's'}, {device.get('writable', 0)} writable"
     if device.get("reason"):
         about = str(device["reason"])
     return (str(device.get("name", "")), kind, where, about)

@@ -10,6 +10,11 @@ only compares or prints keys starts without its 20 ms and 9 MB.
 from __future__ import annotations
 
 from _operator import _compare_digest
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hashes import Hash
 
 
 def bytes_eq(a: bytes, b: bytes) -> bool:
@@ -22,17 +27,30 @@ def sha1(data: bytes) -> bytes:
 
     connectivity checks (mediation.md §3). Neither relies on collision resistance.
     """
-    from cryptography.hazmat.primitives.hashes import SHA1, Hash
-
-    digest = Hash(SHA1())  # noqa: S303 - fixed by the two protocols above
+    digest = _sha1().copy()
     digest.update(data)
     return digest.finalize()
 
 
 def sha256(data: bytes) -> bytes:
     """32 octets, FIPS 180-4."""
-    from cryptography.hazmat.primitives.hashes import SHA256, Hash
-
-    digest = Hash(SHA256())
+    digest = _sha256().copy()
     digest.update(data)
     return digest.finalize()
+
+
+# Nothing is ever fed to these two; a copy of one takes a third of what making one takes.
+
+
+@cache
+def _sha1() -> Hash:
+    from cryptography.hazmat.primitives.hashes import SHA1, Hash
+
+    return Hash(SHA1())  # noqa: S303 - fixed by the two protocols named above
+
+
+@cache
+def _sha256() -> Hash:
+    from cryptography.hazmat.primitives.hashes import SHA256, Hash
+
+    return Hash(SHA256())

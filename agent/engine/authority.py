@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
-from agent.mediation.server import ServerExtension
 from agent.wire.codes import IdType, NotifyType
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class Authority:
         context: tuple[Extension, ...],
     ) -> Peer | None:
         """Who claims `remote_id`, by what the IKE_SA_INIT asked for."""
-        if any(isinstance(extension, ServerExtension) for extension in context):
-            return self._mediated(remote_id)
+        if self.server is not None and _asks_the_server(context):
+            return self._mediated(self.server, remote_id)
         entry = self._by_id.get(remote_id.key)
         if entry is None:
             return None
@@ -80,10 +79,7 @@ class Authority:
                     return None
         return entry.peer
 
-    def _mediated(self, remote_id: Identification) -> Peer | None:
-        server = self.server
-        if server is None:
-            return None
+    def _mediated(self, server: ServerEntry, remote_id: Identification) -> Peer | None:
         known = server.peers.get(remote_id.key)
         if known is not None:
             return self._mediated_peer(server, remote_id, known)
@@ -109,3 +105,9 @@ class Authority:
             remote_auth=KeyAuth(public=auth) if isinstance(auth, bytes) else auth,
             proposals=server.proposals,
         )
+
+
+def _asks_the_server(context: tuple[Extension, ...]) -> bool:
+    from agent.mediation.server import ServerExtension  # loaded where there is a server
+
+    return any(isinstance(extension, ServerExtension) for extension in context)

@@ -107,7 +107,9 @@ class Connection:
         return self.entry.pseudonym is not None and self.entry.pseudonym.matches(pseudonym)
 
     def was_replaced(self, now: float) -> bool:
-        """Note that a newer SA took the place of ours; True if that happens all the time."""
+        """Note that the other side put a newer SA in the place of one; True if it does so often."""
+        if self.ike_id in self._initiated:
+            return False  # we called anew ourselves
         self._replaced = [at for at in self._replaced if now - at < FLAP_SECONDS] + [now]
         return len(self._replaced) == FLAP_COUNT
 
@@ -118,6 +120,15 @@ class Connection:
             self._backoff.reset()
             if (registration := self._registration()) is not None and not self.entry.host:
                 registration.hurry(now)
+            self.begin(now)
+
+    def hurry(self, now: float) -> None:
+        """The network changed: do not wait for the next attempt's time, if it is called directly.
+
+        Those that go by a mediator follow their registration.
+        """
+        if self.wanted and self.entry.host and self.state is State.WAITING:
+            self._backoff.reset()
             self.begin(now)
 
     def unwant(self, now: float) -> None:
@@ -151,15 +162,11 @@ class Connection:
             self._to(State.ASKING, now, now + ATTEMPT_SECONDS)
 
     def on_registered(self, now: float) -> None:
-        """The registration it needs is up."""
-        if self.wanted and self.state is State.WAITING:
-            self.begin(now)
-
-    def on_online(self, now: float) -> None:
-        """The mediator calls back: the peer is there (again)."""
-        if self._doubtful:
+        """The registration it needs is up, or the mediator says that the peer's is."""
+        if self._doubtful and self.state is State.UP:
             self.on_unanswered(now)
-        self.on_registered(now)
+        elif self.wanted and self.state is State.WAITING:
+            self.begin(now)
 
     def on_unanswered(self, now: float) -> None:
         """It is up, but does not answer: look for a path anew, beside what there is.
@@ -214,7 +221,7 @@ class Connection:
             return
         self.connect_id = event.replaced_by
         if self.connect_id is None and self.state is not State.UP:
-            self._fail(self._attempt_error or connect_failed(event.reason), now)
+            self._fail(self._attempt_error or connect_failed(event.reason, event.detail), now)
 
     def on_established(self, event: IkeSaEstablished, now: float) -> None:
         """An IKE SA with this peer is up, whoever began."""
@@ -242,6 +249,7 @@ class Connection:
         self._emit(
             TunnelUp(
                 name=self.entry.name,
+                local_ts=event.local_ts,
                 remote_ts=event.remote_ts,
                 addresses=event.addresses if event.ike_id in self._initiated else (),
             )

@@ -26,24 +26,24 @@ from agent.engine.events import (
     PeerChanged,
 )
 from agent.engine.registration import Registration
+from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
-from agent.mediation.client import MediationClient
 from agent.mediation.connect_id import responder_factory
 from agent.mediation.identity import accept_hash
-from agent.mediation.server import MediationServer
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
-from agent.wire.esp import NON_ESP_MARKER
+from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
 
 if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
+    from agent.mediation.server import MediationServer
     from agent.wire.message import Message
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
@@ -54,6 +54,7 @@ Key = tuple[str, str]
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 KEEPALIVE = b"\xff"
+LOOK_AROUND_SECONDS = 2.0  # a link that comes up makes half a dozen changes within it
 _ZERO_SPIS = bytes(16)
 _INFORMATIONAL = 37
 
@@ -86,6 +87,7 @@ class Engine:
         self._paths: dict[int, Path] = {}
         self._changed: set[Key] = set()
         self._local: tuple[Address, ...] = ()
+        self._look_around_from = 0.0
         self._mediation_settings = mediation_settings or MediationSettings()
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
@@ -106,6 +108,8 @@ class Engine:
 
     def serve(self, entry: ServerEntry) -> None:
         """Be a mediation server."""
+        from agent.mediation.server import MediationServer  # few machines are one
+
         self._server = MediationServer(
             random=self._random, settings=self._mediation_settings, allowed=self._may_call
         )
@@ -122,6 +126,8 @@ class Engine:
             self._schedule.set(("mediator", name), None)
         for name, entry in wanted.items():
             if name not in self._registrations:
+                from agent.mediation.client import MediationClient  # a mere mediator needs none
+
                 client = MediationClient(
                     name=name,
                     random=self._random,
@@ -169,7 +175,11 @@ class Engine:
         self._settle(now)
 
     def set_local_addresses(self, addresses: Sequence[Address], now: float) -> None:
-        """Usable local addresses with the port of the NAT-T socket, best first."""
+        """Usable local addresses with the port of the NAT-T socket, best first.
+
+        To be called also when only links or routes changed: what waits tries again, and what
+        stands is asked whether it still does.
+        """
         before, self._local = self._local, tuple(addresses)
         for registration in self._registrations.values():
             registration.client.set_local_endpoints(self._local)
@@ -180,7 +190,23 @@ class Engine:
         for connection in self._connections.values():
             if connection.ike_id is not None and self._leaves_from(connection.ike_id, gone):
                 self._ike.close(connection.ike_id, now, silent=True)
+        if now >= self._look_around_from:
+            self._look_around(now)
+        else:  # the last of several changes is the one that counts
+            self._schedule.set(("look around", ""), self._look_around_from)
         self._settle(now)
+
+    def _look_around(self, now: float) -> None:
+        """The network may be another one."""
+        self._look_around_from = now + LOOK_AROUND_SECONDS
+        for registration in self._registrations.values():
+            registration.hurry(now)
+            if registration.ike_id is not None:
+                self._ike.check_liveness(registration.ike_id, now)
+        for ike_id in self._paths:
+            self._ike.check_liveness(ike_id, now)
+        for connection in self._connections.values():
+            connection.hurry(now)
 
     def connect(self, name: str, now: float) -> None:
         """Somebody wants a tunnel to this peer; it stays wanted. KeyError if it is unknown."""
@@ -264,7 +290,9 @@ class Engine:
         if self._server is not None:
             self._server.handle_timer(now)
         for kind, name in self._schedule.expired(now):
-            if kind == "keepalive":
+            if kind == "look around":
+                self._look_around(now)
+            elif kind == "keepalive":
                 self._send_keepalive(int(name), now)
             elif kind == "mediator" and name in self._registrations:
                 self._registrations[name].on_timer(now)
@@ -331,7 +359,7 @@ class Engine:
         if path.local.port != IKE_PORT:
             if data[:4] != NON_ESP_MARKER:
                 if data != KEEPALIVE:
-                    self.dropped["not_ike"] += 1
+                    self.dropped["esp_unknown_spi" if len(data) >= MIN_ESP else "not_ike"] += 1
                 return
             data = data[4:]
         if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:
@@ -417,7 +445,7 @@ class Engine:
                     calling.on_connect_failed(event, now)
             case me.PeerOnline():
                 for connection in self._by_pseudonym.get(event.pseudonym.key, ()):
-                    connection.on_online(now)
+                    connection.on_registered(now)
             case _:
                 pass
 
@@ -443,9 +471,7 @@ class Engine:
         if connection is not None:
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
-                self._emit(
-                    Notice(text=f"{event.peer}: two machines use the same keys; pair them anew.")
-                )
+                self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
 
     def _on_path_changed(self, ike_id: int, path: Path) -> None:
         self._plane.set_path(ike_id, path)

@@ -49,9 +49,10 @@ class PeerChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelUp:
-    """Packets for `remote_ts` may be routed to the TUN device; `addresses` were assigned to us."""
+    """Packets between the selectors may be routed to the TUN device; `addresses` are now ours."""
 
     name: str
+    local_ts: tuple[TrafficSelector, ...]
     remote_ts: tuple[TrafficSelector, ...]
     addresses: tuple[bytes, ...]
 

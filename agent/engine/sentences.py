@@ -20,10 +20,15 @@ FLAPPING = (
     "the registration is lost again and again soon after it was made. Another machine may use the "
     "same keys (was this board's image copied?): each needs keys of its own. Or the network is bad."
 )
+REPLACED_OFTEN = (
+    "its connection is replaced again and again. Two machines may use the same keys (was a board's "
+    "image copied?): pair each anew. Or its network is bad."
+)
 _PEER: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "it does not answer any more; its network or power may be gone.",
-    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key that is pinned for it, or does "
-    "not know ours (any more); if it was reinstalled, pair again with a new invitation.",
+    CloseReason.AUTHENTICATION_FAILED: "it did not prove the key or pre-shared key that stands "
+    "for it here, or does not know ours (any more); if it was reinstalled, pair again with a new "
+    "invitation.",
     CloseReason.NO_PROPOSAL_CHOSEN: "both sides have no cryptographic proposal in common; compare "
     "`proposals` and `esp_proposals`.",
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
@@ -42,9 +47,10 @@ _OTHER: dict[CloseReason, str] = {
 _CONNECT: dict[ConnectFailure, str] = {
     ConnectFailure.NOT_REACHABLE: "it is not reachable at the mediation server: it is offline, or "
     "unknown there, or does not let us call it.",
-    ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out.",
-    ConnectFailure.TIMEOUT: "it did not answer the call in time; try again, and see whether it is "
-    "registered (`hearthgate status` there).",
+    ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out. "
+    "Forwarding UDP port 4500 on one of the routers to the machine behind it helps.",
+    ConnectFailure.TIMEOUT: "no answer to the call in time: it, or the mediation server, has just "
+    "gone; try again, and see whether it is registered (`hearthgate status` there).",
     ConnectFailure.REFUSED: "it refused the call.",
     ConnectFailure.NOT_REGISTERED: "the mediation server is not connected at the moment.",
 }
@@ -60,8 +66,10 @@ def peer_closed(reason: CloseReason, detail: str) -> str:
     return _sentence(_PEER, reason, detail)
 
 
-def connect_failed(reason: ConnectFailure) -> str:
-    """Why the mediated way to a peer failed."""
+def connect_failed(reason: ConnectFailure, detail: str = "") -> str:
+    """Why the mediated way to a peer failed; `detail` is what is wrong on this side of it."""
+    if reason is ConnectFailure.REFUSED and detail:
+        return f"the call was not made: {detail}."
     return _CONNECT.get(reason, str(reason.value).replace("_", " "))
 
 

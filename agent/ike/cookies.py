@@ -25,6 +25,11 @@ _MAC_LENGTH: Final = 16
 # that do not exist fills the socket's buffer for the seconds that the kernel looks for them, and
 # then nobody gets an answer: 250 of them at this rate occupy a good half of 4 MB.
 COOKIES_PER_ADDRESS: Final = 4
+COOKIES_IN_ALL: Final = 1 << 30  # as many as there is time for: each may be an honest peer's
+# "I know no such SA" and the like, for one address and for all. After a restart of a mediator its
+# ten thousand peers come to hear it within minutes and not within hours.
+STRAY_ANSWERS_PER_ADDRESS: Final = 1
+STRAY_ANSWERS_IN_ALL: Final = 100
 # Counters, one octet each, that all addresses share: with 10,000 new sources a second one honest
 # address in a thousand meets a full one, until the next second.
 _COUNTERS: Final = 1 << 14
@@ -70,22 +75,30 @@ class Cookies:
         self._since = now
 
 
-class CookieRate:
-    """How many cookies an address got in this second. Memory does not grow with the addresses."""
+class AnswerRate:
+    """How many answers an address got in this second, and all together.
 
-    __slots__ = ("_counts", "_until")
+    Memory does not grow with the addresses.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_counts", "_each", "_in_all", "_left", "_until")
+
+    def __init__(self, each: int, in_all: int) -> None:
+        self._each = each
+        self._in_all = in_all
+        self._left = 0
         self._counts = bytearray()
         self._until: float | None = None
 
     def take(self, ip: bytes, now: float) -> bool:
-        """Whether one more cookie may go to `ip`; if so it counts."""
+        """Whether one more answer may go to `ip`; if so it counts."""
         if self._until is None or now >= self._until:
             self._until = now + 1.0
+            self._left = self._in_all
             self._counts = bytearray(_COUNTERS)
         slot = hash(ip) % _COUNTERS  # keyed in each process: nobody can choose neighbours
-        if self._counts[slot] >= COOKIES_PER_ADDRESS:
+        if self._counts[slot] >= self._each or self._left <= 0:
             return False
         self._counts[slot] += 1
+        self._left -= 1
         return True

@@ -299,6 +299,8 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
         raise NoAdditionalSas
     if followup.is_in_followups(sa) and _rekeys(sa, child):
         raise TemporaryFailure
+    if len(sa.children or ()) >= 2 * MAX_CHILDREN:
+        raise TemporaryFailure  # whoever asks for so many has to delete what they replace
     grant = Grant(sa, sa.peer.child, message, with_ke=True, old=child)
     nonce = sa.table.random(NONCE_LENGTH)
     nonces = (nonce_of(message), nonce)

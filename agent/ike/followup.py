@@ -12,7 +12,8 @@ Nothing is made before the last of them: the secrets go into the keys together,
 
 The initiator's side is a task that goes on with another one (its owner), as the next request and
 under the same topic, so collisions see one procedure. The responder keeps what is open for a while
-under a word of its own, the notify's data; one per IKE SA, so that nobody can make it keep many. Who finds that the word is not known any more (STATE_NOT_FOUND) starts over.
+under a word of its own, the notify's data; one per IKE SA, so that nobody can make it keep many.
+Who finds that the word is not known any more (STATE_NOT_FOUND) starts over.
 
 Collisions: of two simultaneous rekeyings the one with the lowest nonce is not continued (§2.8.1 of
 RFC 7296 has it made and deleted; here it was never made). A rekeying that begins while the peer

@@ -298,11 +298,12 @@ class IkeSa:
         if self.established and self.timers.deadline(When.PROBE_AGAIN) is None:
             self.timers.set(When.PROBE_AGAIN, now + PROBE_SECONDS)
             informational.check_liveness(self, now)
-            # One who lives answers at once, whatever somebody says in its name.
-            patience = max(self.table.settings.hint_give_up, 4 * self.rtt)
-            self.outgoing.give_up = now + patience
-            at = self.timers.deadline(When.RETRANSMIT)
-            self.timers.set(When.RETRANSMIT, min(at or now + patience, now + patience))
+            # One who lives answers, whatever somebody says in its name: asked anew, and often.
+            settings, out = self.table.settings, self.outgoing
+            out.give_up = now + max(settings.hint_give_up, 4 * self.rtt)
+            if out.sent < now:
+                out.interval = first_interval(settings, self.rtt) / settings.back_off
+                self.timers.set(When.RETRANSMIT, now)
 
     def sent(self, now: float) -> None:
         """ESP went out: something is to come back, before long."""

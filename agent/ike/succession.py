@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.ike.child import fraction, soft
 from agent.ike.errors import InvalidSyntax
-from agent.ike.events import IkeSaRekeyed
+from agent.ike.events import CloseReason, IkeSaRekeyed
 from agent.ike.fragmentation import Fragments
 from agent.ike.states import LINGER_SECONDS, IkeState, Step, When
 from agent.ike.suite import Protection
@@ -105,6 +105,11 @@ def adopt(old: IkeSa, new: IkeSa, now: float) -> None:
     for when in (When.REKEY, When.EXPIRE, When.PROBE_AGAIN, When.ANSWER):
         old.timers.stop(when)
     old.timers.set(When.LINGER, now + LINGER_SECONDS)
+    # Only the last one lingers: a peer that rekeys on and on and deletes nothing fills no memory.
+    before = old.table.predecessors.get(old.ike_id)
+    if before is not None and before is not old:
+        before.close(CloseReason.REPLACED, "", now)
+    old.table.predecessors[old.ike_id] = old
     old.table.replace(old, new)
     arm(new, now)
     old.table.emit(IkeSaRekeyed(ike_id=new.ike_id, spis=new.spis))

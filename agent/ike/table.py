@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agent.crypto.kex import KeyExchange, generate_key_exchange, supports_group
 from agent.datagram import Dropped, Transmit
 from agent.ike import create_child_sa, ike_sa_init, inbound, informational, rekey_ike, succession
-from agent.ike.cookies import CookieRate, Cookies
+from agent.ike.cookies import (
+    COOKIES_IN_ALL,
+    COOKIES_PER_ADDRESS,
+    STRAY_ANSWERS_IN_ALL,
+    STRAY_ANSWERS_PER_ADDRESS,
+    AnswerRate,
+    Cookies,
+)
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
 from agent.ike.fragmentation import FragmentationSupport
@@ -57,8 +64,6 @@ __all__ = ["Ike", "IkeSettings", "OnResponse", "Random"]
 NO_SPI: Final = bytes(8)
 # RFC 4303 §2.1: SPIs up to 255 are reserved.
 _LOWEST_CHILD_SPI: Final = 256
-# Answers to what belongs to no SA, all together (RFC 7296 §2.5, §2.21.4).
-_STRAY_ANSWERS_SECONDS: Final = 1.0
 _FRAGMENTATION: Final = FragmentationSupport()
 _INTERMEDIATE: Final = IntermediateSupport()
 
@@ -87,19 +92,21 @@ class Ike:
         self.settings = settings or IkeSettings()
         self.half_open = HalfOpen(self.settings)
         self.cookies = Cookies(random, self.settings.cookie_rotation)
-        self.cookie_rate = CookieRate()
+        self.cookie_rate = AnswerRate(COOKIES_PER_ADDRESS, COOKIES_IN_ALL)
+        self._version_rate = AnswerRate(1, 1)
+        self._stray_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
         self._factories = tuple(responder_extensions)
         self._key_exchange = key_exchange
         self._natd = NatDetection(random, force=self.settings.force_encapsulation)
         self._next_id = 1
         self._current: dict[int, IkeSa] = {}
         self._by_spi: dict[bytes, IkeSa] = {}
+        self.predecessors: dict[int, IkeSa] = {}  # the last one that was replaced
         self.identities = Identities()
         self._children: dict[bytes, IkeSa] = {}
         self._schedule: Schedule[IkeSa] = Schedule()
         self._outputs: deque[Output] = deque()
         self._established = 0
-        self._stray_answers_from = 0.0
 
     def __len__(self) -> int:
         """The number of established IKE SAs."""
@@ -296,21 +303,21 @@ class Ike:
         """RFC 7296 §2.5: a higher major version is told that 2 is what we have."""
         if header.major < MAJOR_VERSION or header.is_response:
             raise Ignored("version")
-        self._answer_stray(path, header, data, NotifyType.INVALID_MAJOR_VERSION, now)
+        if self._version_rate.take(path.remote.ip, now):
+            self._answer_stray(path, header, data, NotifyType.INVALID_MAJOR_VERSION)
         raise Ignored("version")
 
     def _on_stray(self, path: Path, header: Header, data: bytes, now: float) -> None:
         """RFC 7296 §2.21.4: nobody here has this SPI, the sender may be glad to know."""
         if not header.is_response and header.exchange != ExchangeType.IKE_SA_INIT:
             spis = header.initiator_spi + header.responder_spi
-            if NO_SPI not in (spis[:8], spis[8:]):
-                self._answer_stray(path, header, data, NotifyType.INVALID_IKE_SPI, now)
+            known = NO_SPI not in (spis[:8], spis[8:])
+            if known and self._stray_rate.take(path.remote.ip, now):
+                self._answer_stray(path, header, data, NotifyType.INVALID_IKE_SPI)
         raise Ignored("unknown_spi")
 
-    def _answer_stray(
-        self, path: Path, header: Header, data: bytes, notify: int, now: float
-    ) -> None:
-        """Not often, and never more octets than came."""
+    def _answer_stray(self, path: Path, header: Header, data: bytes, notify: int) -> None:
+        """Never more octets than came."""
         answer = Header(
             initiator_spi=header.initiator_spi,
             responder_spi=header.responder_spi,
@@ -320,8 +327,7 @@ class Ike:
             message_id=header.message_id,
         )
         octets = encode_message(answer, [NotifyPayload(notify)])
-        if now >= self._stray_answers_from and len(octets) <= len(data):
-            self._stray_answers_from = now + _STRAY_ANSWERS_SECONDS
+        if len(octets) <= len(data):
             self.emit(Transmit(path, octets))
 
     # -- for the files of the exchanges ----------------------------------------------------------
@@ -446,6 +452,8 @@ class Ike:
         """Drop every reference to `sa`."""
         self.unlist(sa)
         self.half_open.remove(sa)
+        if self.predecessors.get(sa.ike_id) is sa:
+            del self.predecessors[sa.ike_id]
         if self._by_spi.get(sa.local_spi) is sa:
             del self._by_spi[sa.local_spi]
         self._schedule.set(sa, None)

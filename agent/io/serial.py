@@ -165,6 +165,9 @@ class SerialPort:
         with contextlib.suppress(termios.error, OSError):
             # close() of a port whose other end does not read waits up to 30 s for the output
             termios.tcflush(self._fd, termios.TCOFLUSH)
+        with contextlib.suppress(OSError):
+            # While anybody else has it open it would stay exclusive, and closed to all but root.
+            fcntl.ioctl(self._fd, termios.TIOCNXCL)
         with contextlib.suppress(OSError, termios.error):
             self._serial.close()
         _unlock_file(self._lock)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -65,6 +66,13 @@ def _why(error: OSError, port: int) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"no rights to listen on TCP port {port}: run as the service or as root"
     return f"cannot listen on TCP port {port}: {error.strerror}"
+
+
+def why_not_connected(error: OSError | TimeoutError) -> str:
+    """For people; asyncio's own text is `Connect call failed ('127.0.0.1', 1883)`."""
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    return os.strerror(error.errno) if error.errno else str(error) or "no connection"
 
 
 class TcpClient(asyncio.BufferedProtocol):

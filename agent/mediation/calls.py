@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 CONNECT_ID_LENGTH = 8
 CONNECT_KEY_LENGTH = 16
 RELAYED_BURST = 20.0
-"""Requests that our mediator relays to us at once; per second this × `connect_rate`."""
+"""Requests that our mediator relays to us at once, whoever they are from …"""
+
+RELAYED_RATE = 10.0
+"""… and per second."""
 
 
 class Line(Protocol):
@@ -340,7 +343,7 @@ class Calls:
         assert content.connect_id is not None
         caller = content.peer
         if self._relayed is None:
-            self._relayed = Bucket(RELAYED_BURST, RELAYED_BURST * self._settings.connect_rate, now)
+            self._relayed = Bucket(RELAYED_BURST, RELAYED_RATE, now)
         if not self._relayed.take(now) or not self._accepts(caller):
             return False
         known = self._attempts.get(content.connect_id)

@@ -63,7 +63,9 @@ class MediationSettings:
     max_registered_net: int = 4096
     max_accepted_in_all: int = 500_000
     max_accepted_then: int = 32
-    connect_burst: float = 10.0  # ME_CONNECT of one peer at once …
-    connect_rate: float = 0.5  # … and per second
+    # ME_CONNECT of one peer at once and per second. Who keeps up tunnels to 400 gateways calls them
+    # all again after an outage: within a minute, at a few milliseconds of the mediator's time each.
+    connect_burst: float = 64.0
+    connect_rate: float = 8.0
     max_questions: int = 16  # relayed to one peer and not answered yet
     question_lifetime: float = 120.0

@@ -40,8 +40,8 @@ def examine(layout: Layout) -> list[Finding]:
     findings.append(found)
     if config is not None:
         findings += _ports(config)
-    findings += _daemon(layout)
-    return findings
+    told = {finding.what for finding in findings if finding.ok is False}
+    return findings + [finding for finding in _daemon(layout) if finding.what not in told]
 
 
 def _board(layout: Layout) -> Finding:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from agent.bridge import failures
 from agent.bridge.audit import AuditBudget, stamped, write_record
@@ -21,9 +21,6 @@ from agent.bridge.grants import HTTP_PORT, Access, Peer
 from agent.errors import ConfigError, PlatformError
 from agent.io.tcp import listening_socket
 from agent.services.base import Alarm
-from agent.services.modbus import ModbusService
-from agent.services.mqtt import MqttService
-from agent.services.serial import SerialService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from agent.bridge.devices import PointConfig
     from agent.bridge.points import Reading
     from agent.services.base import DeviceService
+    from agent.services.modbus import ModbusService
     from agent.web.server import WebServer
 
 _log = logging.getLogger("agent.services")
@@ -79,10 +77,17 @@ class Services:
             self._services[config.name] = self._make(config, clock)
 
     def _make(self, config: DeviceConfig, clock: Callable[[], float]) -> DeviceService:
+        # Each kind brings modules of its own, which a gateway without it does not load.
         if isinstance(config, ModbusConfig):
+            from agent.services.modbus import ModbusService
+
             return ModbusService(config, self.peer_at, self._audit, clock)
         if isinstance(config, MqttConfig):
+            from agent.services.mqtt import MqttService
+
             return MqttService(config, self.peer_at)
+        from agent.services.serial import SerialService
+
         return SerialService(config, self.peer_at, self._audit, clock)
 
     def _audit(self, record: dict[str, Any]) -> None:
@@ -171,6 +176,8 @@ class Services:
                 entry = self._describe(service)
                 entry.pop("users", None)
                 entry["reachable"] = access.may_connect(service.config)
+                if isinstance(service.config, ModbusConfig):
+                    entry |= _granted_points(service.config, access)
                 found.append(entry)
         return found
 
@@ -276,11 +283,20 @@ class Services:
         service = self._services.get(device)
         if service is None or not Access(peer).may_see(service.config):
             raise failures.UnknownDevice(f"there is no device {device:.32}, or it is not granted")
-        if not isinstance(service, ModbusService):
+        if not isinstance(service.config, ModbusConfig):
             raise failures.UnknownPoint(
                 f"{device} is {type_word(service.config)}: it has no points"
             )
-        return service
+        return cast("ModbusService", service)
+
+
+def _granted_points(config: ModbusConfig, access: Access) -> dict[str, int]:
+    """How many points there are for one peer."""
+    points = [p for p in config.points if access.may_read(config, p)]
+    return {
+        "points": len(points),
+        "writable": sum(access.may_write(config, point) for point in points),
+    }
 
 
 def _no_point(device: str, point: str) -> str:

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from agent.bridge.grants import Access
-from agent.io.tcp import RELAY_BUFFER, Relay, listening_socket
+from agent.io.tcp import RELAY_BUFFER, Relay, listening_socket, why_not_connected
 from agent.services.base import DeviceService
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class MqttService(DeviceService):
         try:
             await relay.run(config.broker, config.broker_port, config.idle_timeout, self._reached)
         except (OSError, TimeoutError) as error:
-            reason = getattr(error, "strerror", None) or "it does not answer"
+            reason = why_not_connected(error)
             text = f"the broker {config.broker}:{config.broker_port} cannot be reached: {reason}"
             if text != self._reason:
                 _log.warning("%s: %s", config.name, text)

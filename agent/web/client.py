@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any
 
 from agent.bridge.failures import failure_from_code
@@ -41,9 +42,12 @@ async def request_json(
         async with asyncio.timeout(seconds):
             status, answer = await _exchange(address, port, local_address, head.encode() + text)
     except TimeoutError:
-        raise UnavailableError("the gateway does not answer") from None
+        raise UnavailableError(
+            "the gateway does not answer; has it a device that is granted to this machine?"
+        ) from None
     except OSError as error:
-        reason = error.strerror or "no connection"
+        # asyncio's own text is `Connect call failed` with the address as a tuple
+        reason = os.strerror(error.errno) if error.errno else "no connection"
         raise UnavailableError(f"the gateway's points cannot be reached: {reason}") from None
     if status == 200:
         return answer

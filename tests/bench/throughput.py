@@ -26,6 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from agent.crypto.auth import key_text
+from agent.house import House
+from agent.layout import Layout
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -183,28 +187,27 @@ class Contender(Protocol):
         """Start both ends and give them INNER."""
 
 
-class Static:
-    """Our data plane with fixed keys."""
+class Ours:
+    """The daemon as it is: `hearthgate run` at both ends, keys pinned in the configuration."""
 
     name = "ours"
 
     def up(self, bench: Bench) -> None:
         """See Contender."""
-        for side, (letter, name) in enumerate(zip("ab", bench.names, strict=True)):
-            bench.start(
-                side, sys.executable, "-m", "tests.bench.static_end", letter,
-                OUTER[side], OUTER[1 - side],
+        homes = [Layout(bench.folder / f"ours{side}") for side in (0, 1)]
+        keys = [key_text(House.open(home).keys.identity.public) for home in homes]
+        for side, home in enumerate(homes):
+            own, far = ([pair[i] for pair in INNER.values()] for i in (side, 1 - side))
+            home.config.write_text(
+                _HEARTHGATE_TOML.format(
+                    addresses=json.dumps(own), mtu=MTU, key=keys[1 - side], local=json.dumps(own),
+                    remote=json.dumps(far), host=f'address = "{OUTER[1]}"' if side == 0 else "",
+                    start=str(side == 0).lower(),
+                )
             )  # fmt: skip
-            for _ in range(100):
-                if run("ip", "-n", name, "link", "show", "hg0", check=False):
-                    break
-                time.sleep(0.1)
-            for family, addresses in INNER.items():
-                prefix = "32" if family == 4 else "128"
-                own = [f"{addresses[side]}/{prefix}", "dev", "hg0"]
-                run("ip", "-n", name, "address", "add", *own, *(["nodad"] if family == 6 else []))
-                run("ip", "-n", name, "route", "add", f"{addresses[1 - side]}/{prefix}", "dev",
-                    "hg0", "src", addresses[side])  # fmt: skip
+        for side in (1, 0):  # the one that calls last
+            command = [sys.executable, "-P", "-m", "agent", "--root", str(homes[side].root), "run"]
+            bench.start(side, *command, PYTHONPATH=str(ROOT))
 
 
 class Charon:
@@ -256,6 +259,18 @@ class Charon:
             run(*bench.inside(side, "env", *setting, *command))
 
 
+_HEARTHGATE_TOML = """addresses = {addresses}
+mtu = {mtu}
+[peer.far]
+key = "{key}"
+{host}
+local_ts = {local}
+remote_ts = {remote}
+proposals = "aes128gcm16-prfsha256-x25519"
+esp_proposals = "aes128gcm16"
+grants = ["all"]
+start = {start}
+"""
 _STRONGSWAN_CONF = """charon {{
   load = random nonce openssl pem curve25519 hmac sha1 sha2 kdf aes gcm drbg vici kernel-libipsec \
 kernel-netlink socket-default updown
@@ -305,7 +320,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[load.name for load in LOADS])
     parser.add_argument("--contender", choices=("ours", "charon", "both"), default="both")
     options = parser.parse_args()
-    contenders = [c for c in (Charon(), Static()) if options.contender in (c.name, "both")]
+    contenders = [c for c in (Charon(), Ours()) if options.contender in (c.name, "both")]
     figures: dict[str, dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
         benches = {c.name: stack.enter_context(tunnel(c)) for c in contenders}

@@ -18,7 +18,8 @@ UNIT = ROOT / "firmware/systemd/hearthgate.service"
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
-    assert program, "the tests need Debian's systemd (systemd-analyze)"
+    if not program:
+        pytest.skip("needs the Debian package systemd (systemd-analyze)")
     return subprocess.run(
         [program, *arguments], capture_output=True, text=True, check=False, timeout=60
     )

@@ -26,6 +26,7 @@ from agent.mediation.events import (
     RegistrationLost,
 )
 from agent.mediation.identity import accept_hash
+from agent.mediation.settings import MediationSettings
 from agent.wire.codes import ExchangeType
 from agent.wire.mediation import is_check
 from agent.wire.payloads import Identification
@@ -520,7 +521,7 @@ def test_relaying_is_only_for_questions_that_were_asked() -> None:
 
 
 def test_me_connect_is_limited_per_caller() -> None:
-    s = scene()
+    s = scene(mediator=Mediator(settings=MediationSettings(connect_burst=10, connect_rate=0.5)))
     for _ in range(40):
         s.a.client.abandon(s.a.call(s.b, s.now))
     s.network.run(10)

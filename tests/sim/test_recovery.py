@@ -190,3 +190,40 @@ def test_what_an_event_costs_does_not_depend_on_the_number_of_peers():
         assert not machine.engine._by_ike_id
         assert not machine.engine._by_path
         assert not machine.engine._paths
+
+
+def test_a_link_that_is_back_is_used_at_once():
+    """The cable was out for an hour, the address stayed: the attempts had become rare."""
+    scene = Scene().connected()
+    host = scene.hosts["operator"]
+    scene.network.drops = lambda name, packet: (
+        name == "operator" or (packet.destination.ip == scene.operator_nat.ip)
+    )
+    scene.run(3600)
+    assert scene.operator.mediator(scene.now).state != "registered"
+    assert not scene.operator.is_up("cabin")
+    scene.operator.dns[SERVER] = None
+    scene.operator.tell_addresses(scene.now)  # the link is up, the route comes a moment later
+    scene.network.flush(host)
+    scene.run(0.2)
+    scene.network.drops = None
+    del scene.operator.dns[SERVER]
+    scene.operator.tell_addresses(scene.now)
+    scene.network.flush(host)
+    assert scene.run(4, scene.both_up), scene.operator.mediator(scene.now)
+    assert scene.echoes()
+
+
+def test_a_new_network_is_noticed_at_once():
+    """Same address, other router (another WLAN with the same private net), and nobody said so."""
+    scene = Scene().connected()
+    scene.run(60)
+    scene.operator_nat.reboot()
+    scene.operator.tell_addresses(scene.now)
+    scene.network.flush(scene.hosts["operator"])
+    scene.run(1)
+    seen = scene.operator.mediator(scene.now).reflexive
+    assert seen not in ("", "192.0.2.1:4500")
+    assert scene.run(8, lambda: scene.gateway.peer("laptop").path == seen)  # without any traffic
+    scene.run(1)
+    assert scene.echoes()

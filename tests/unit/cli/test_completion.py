@@ -68,3 +68,21 @@ def test_other_shells(capsys, shell):
 
 def test_the_commands_that_take_a_peer_exist():
     assert set(completion._PEER_COMMANDS.split()) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("hearthgate --root /x disc", {"disconnect"}),
+        ("hearthgate --root /x connect h", {"hut"}),
+        ("hearthgate connect cabin --", {"--help", "--forward", "--json"}),
+        ("hearthgate grant cabin op", {"operator"}),
+        ("hearthgate invite laptop --role t", {"technician"}),
+        ("hearthgate completion ", {"bash", "zsh", "fish"}),
+        ("hearthgate service re", {"remove"}),
+        ("hearthgate get cabin ", set()),
+    ],
+)
+def test_bash_completes_options_and_words(capsys, tmp_path, words, offered):
+    """No file names where none are meant."""
+    test_bash_completes(capsys, tmp_path, words, offered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_port_is_shown_only_to_who_may_use_it(pair, laptop):
     assert re.search(r"^  boiler  modbus  tcp \[fd[0-9a-f:]+\]:502 +5 points", said, re.M)
 
 
+def test_points_are_counted_as_they_are_granted(pair, laptop):
+    laptop("none", "--add", "read:boiler.setpoint")
+    said = text(pair.operator, "connect", "cabin")
+    assert re.search(r"^  boiler  modbus  get and set  1 point, 0 writable$", said, re.M)
+    laptop("reader")
+    assert "5 points, 0 writable" in text(pair.operator, "connect", "cabin")
+
+
+def test_doctor_says_everything_once(pair):
+    said = pair.gateway.cli("doctor", check=False).stdout
+    assert said.count("FAIL  device bus: ") == 1
+
+
 def test_forward(pair, laptop):
     """Tools without IPv6 reach what is granted, until disconnect, and nothing else."""
     assert "nothing to forward" in text(pair.operator, "connect", "cabin", "--forward")
@@ -64,6 +78,13 @@ def test_forward(pair, laptop):
     assert pair.net.operator.run(command).stdout == "ConnectionRefusedError\n"
     text(pair.operator, "connect", "cabin")
     assert pair.operator.status()["forwards"] == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_are_no_mistake(closed):
+    command = f"{sys.executable} -m agent completion bash {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_values_are_shown_as_exact_as_they_came(pair):

@@ -248,7 +248,7 @@ MISTAKES = [
     ('[mediate.peer.p]\nid = "a"', "[mediate.peer.p] key is missing", "one of both"),
     (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\nmay_call=["keyid:x"]', "may_call", "key ID"),
     ('[peer.x]\nid = "a"', "[peer.x] key is missing", "one of both"),
-    (PEER + f'psk = "{PSK}"', "[peer.x] key is missing", "one of both"),
+    (PEER + f'psk = "{PSK}"', "[peer.x] psk is wrong", "give key or psk, not both"),
     (f'[peer.x]\npsk = "{PSK}"', "[peer.x] id is missing", "psk"),
     (PEER + 'id = ""', "[peer.x] id", ""),
     (PEER + 'role = "king"', '[peer.x] role = "king"', "reader, operator, technician, owner"),

@@ -7,9 +7,11 @@ import random
 import pytest
 
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.ike.cookies import COOKIES_PER_ADDRESS, Cookies
+from agent.ike.child import MAX_CHILDREN
+from agent.ike.cookies import COOKIES_PER_ADDRESS, STRAY_ANSWERS_IN_ALL, Cookies
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.extension import Extension
+from agent.ike.sa import IkeSa
 from agent.ike.settings import IkeSettings
 from agent.ike.states import TRANSITIONS, IkeState, LocalError, Step, after
 from agent.wire.codes import ExchangeType, NotifyType
@@ -332,6 +334,11 @@ def test_unknown_spis() -> None:
         pair.b.ike.receive(FROM_A, data, pair.now)
     (answer,) = _answers(pair.b)
     assert pair.describe(pair.b, answer) == "INFORMATIONAL! N(INVALID_IKE_SPI)"
+    # Other addresses too, but not more than so many all together.
+    for number in range(2 * STRAY_ANSWERS_IN_ALL):
+        other = Path(B_ADDRESS, Address(b"\xcb\x00" + number.to_bytes(2, "big"), 4500))
+        pair.b.ike.receive(other, data, pair.now)
+    assert 0.9 * STRAY_ANSWERS_IN_ALL < len(_answers(pair.b)) < STRAY_ANSWERS_IN_ALL
     pair.now += 10
     zero = header._replace(initiator_spi=bytes(8), responder_spi=bytes(8))
     for other in (header._replace(is_response=True), zero):
@@ -456,3 +463,108 @@ def test_an_address_gets_few_cookies_a_second() -> None:
     assert cookies("203.0.113.78", 1) == 1
     pair.now += 1.0
     assert cookies("203.0.113.77", 1) == 1
+
+
+# -- a peer with credentials ---------------------------------------------------------------------
+
+
+def test_rekeying_the_ike_sa_without_end_leaves_few_behind() -> None:
+    """Each takes the place of the last; whoever never deletes those has two, not thousands."""
+    pair = established(make_pair(child=True))
+    for _ in range(20):
+        pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+        pair.play(
+            """
+            a --> b: CREATE_CHILD_SA? SA No KE
+            a <-- b: CREATE_CHILD_SA! SA No KE
+            a --x b: INFORMATIONAL? D(IKE)
+            """
+        )
+        assert len(pair.b.ike._by_spi) <= 2
+    assert len(pair.b.installed) == 1
+    assert pair.b.sa.established
+
+
+def test_rekeying_the_child_sa_without_end_is_refused_at_last() -> None:
+    """It is for whoever asked for a rekeying to delete the old one. This one does not."""
+    pair = established(make_pair(child=True))
+    for _ in range(30):
+        pair.a.ike.rekey_child(next(reversed(pair.a.sa.children or {})), pair.now)
+        pair.drain()
+        while pair.pending:
+            datagram = pair.pending.pop(0)
+            if "D(ESP)" in pair.describe(datagram.sender, datagram.data):
+                pair.a.sa.outgoing.clear()
+            else:
+                pair.deliver(datagram)
+        assert len(pair.b.sa.children or ()) <= 2 * MAX_CHILDREN
+    assert len(pair.b.installed) == 2 * MAX_CHILDREN
+    assert pair.b.sa.established
+
+
+def _hint(pair: Pair) -> bytes:
+    """Somebody says in b's name that it does not know a's SA."""
+    sa = pair.a.sa
+    header = Header(sa.spis[:8], sa.spis[8:], ExchangeType.INFORMATIONAL, False, True, 7)
+    return encode_message(header, [NotifyPayload(NotifyType.INVALID_IKE_SPI)])
+
+
+def test_a_hint_shortens_the_wait_for_one_who_is_gone() -> None:
+    """§2.21.4, THREATS 37: asked several times more, then given up."""
+    pair = established(make_pair())
+    pair.a.ike.check_liveness(pair.a.sa.ike_id, pair.now)
+    pair.sleep(10, deliver=False)
+    pair.sent.clear()
+    started = pair.now
+    pair.a.ike.receive(Path(A_ADDRESS, B_ADDRESS), _hint(pair), pair.now)
+    pair.sleep(3, deliver=False)
+    asked = [at - started for at, line in pair.sent if "INFORMATIONAL?" in line]
+    assert len(asked) >= 3
+    assert max(asked) < 1.5
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT
+
+
+def test_a_forged_hint_does_no_harm_to_one_who_lives() -> None:
+    """THREATS 14: however many come, at most one probe in ten seconds, and the SA stays."""
+    pair = established(make_pair())
+    for _ in range(200):
+        pair.a.ike.receive(Path(A_ADDRESS, B_ADDRESS), _hint(pair), pair.now)
+        pair.sleep(0.1)
+    assert pair.a.sa.established
+    assert sum("--> b: INFORMATIONAL?" in line for _, line in pair.sent) <= 3
+
+
+def test_a_request_in_flight_goes_out_again_on_a_new_path() -> None:
+    """THREATS 36: what was sent to the old mapping is not waited for."""
+    pair = established(make_pair())
+    pair.b.ike.check_liveness(pair.b.sa.ike_id, pair.now)
+    pair.drain()
+    pair.pending.clear()
+    pair.sleep(5, deliver=False)
+    elsewhere = Path(A_ADDRESS._replace(port=9999), B_ADDRESS)
+    pair.b.ike.set_path(pair.b.sa.ike_id, Path(B_ADDRESS, elsewhere.local), pair.now)
+    pair.sent.clear()
+    pair.tick(pair.b)
+    (again,) = pair.pending
+    assert again.path.remote == elsewhere.local
+
+
+def test_a_mistake_with_one_sa_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = established(make_pair(liveness=5.0))
+    sas = list(pair.b.ike._by_spi.values())
+    pair.b.ike.connect(pair.b.peer, Path(B_ADDRESS, A_ADDRESS), pair.now)
+    due = pair.now + 50
+    for sa in [*sas, *pair.b.ike._by_spi.values()]:
+        pair.b.ike._schedule.set(sa, pair.now)
+    handle, failed = IkeSa.handle_timer, []
+
+    def fail_once(self: IkeSa, now: float) -> None:
+        if not failed:
+            failed.append(self)
+            raise RuntimeError("a mistake")
+        handle(self, now)
+
+    monkeypatch.setattr(IkeSa, "handle_timer", fail_once)
+    with pytest.raises(RuntimeError):
+        pair.b.ike.handle_timer(due)
+    assert len(pair.b.ike._schedule) == 2

@@ -85,7 +85,7 @@ sent = [bytes((i,)) * 1000 for i in range(40)] + [b"last"]
 made = writes(tun, [udp(p, v4=v4) for p in sent])
 assert len(made) == (1 if tun.udp_segmentation else 41)
 tun.write(made)
-sock.setblocking(False)
+sock.settimeout(5)
 assert [sock.recv(2000) for _ in sent] == sent
 assert not tun.counters
 """)

@@ -93,6 +93,13 @@ def test_again_changes_nothing(tmp_path):
     before = layout.config.read_text()
     assert not prepare(layout, MEDIATOR, "cabin").config_written
     assert not prepare(layout, MEDIATOR, "").config_written
+    moved = f"moved.example.org#{MEDIATOR.partition('#')[2]}"
+    for mediator, name, said in (
+        (MEDIATOR, "other", 'Write name = "other" there'),
+        (moved, "", 'Write address = "moved.example.org" under'),
+    ):
+        with pytest.raises(InputError, match=said):
+            prepare(layout, mediator, name)
     assert layout.config.read_text() == before
 
 
@@ -105,7 +112,7 @@ def test_an_existing_configuration_with_another_mediator(tmp_path):
         prepare(layout, f"other.example.org#{other}", "")
     assert layout.config.read_text() == before
     # what it advises is right
-    advice = caught.value.sentence.partition("\n\n")[2].replace("[mediator.main]", "[mediator.two]")
+    advice = caught.value.sentence.partition("\n\n")[2]
     assert len(load_config(before + "\n" + advice).mediators) == 2
 
 

@@ -473,8 +473,8 @@ def test_line_parameters_are_set_for_each_client(pty):
     async def main():
         _far, name = pty
         device = bus(name)
+        near = os.open(name, os.O_RDWR | os.O_NOCTTY)  # first: then the port is exclusive
         async with House(device) as house:
-            near = os.open(name, os.O_RDWR | os.O_NOCTTY)
             spoilt = termios.tcgetattr(near)
             spoilt[4] = spoilt[5] = termios.B300
             spoilt[3] |= termios.ECHO
@@ -670,6 +670,7 @@ def test_a_broker_that_is_down_is_told():
         async with House(device) as house, client(device.listen) as (reader, _):
             assert await until_closed(reader) == b""
             assert house.status("mqtt")["state"] == "closed"
-            assert "cannot be reached" in house.status("mqtt")["reason"]
+            reason = house.status("mqtt")["reason"]
+            assert reason.endswith(f":{device.broker_port} cannot be reached: Connection refused")
 
     asyncio.run(main())

@@ -125,7 +125,7 @@ def test_nobody_there_and_nonsense_are_unavailable():
         sock = listening_socket("::1", 0)
         port = sock.getsockname()[1]
         sock.close()
-        with pytest.raises(UnavailableError, match="cannot be reached"):
+        with pytest.raises(UnavailableError, match="cannot be reached: Connection refused"):
             await request_json("::1", "GET", "/", port=port)
 
         async def nonsense(reader, writer):
