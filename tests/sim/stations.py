@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.datagram import Address, Dropped, Path, Transmit
+from agent.engine.connection import PATH_SECONDS
 from agent.ike.events import IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import KeyAuth, Peer
 from agent.ike.settings import IkeSettings
@@ -275,7 +276,7 @@ class Machine(Station):
                 if isinstance(said, PathFound) and said.is_initiator:
                     peer = self.peer_for(self.friend(said.pseudonym))
                     extension = self.client.connect_extension(said.connect_id)
-                    self.ike.connect(peer, said.path, now, (extension,))
+                    self.ike.connect(peer, said.path, now, (extension,), patience=PATH_SECONDS)
         return self.taken()
 
 
