@@ -14,6 +14,7 @@ from agent.config.values import (
     ESP_PROPOSALS,
     IKE_PORT,
     IKE_PROPOSALS,
+    MEDIATION_PROPOSALS,
     NAME,
     NAME_RULE,
     NATT_PORT,
@@ -207,8 +208,11 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
         local_id=local_id,
         key=key,
         psk=psk,
-        proposals=_proposals(table, "proposals", IKE_PROPOSALS, ProtocolId.IKE),
+        proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
     )
+    if not mediator.is_ours and any(p.additional for p in mediator.proposals):
+        why = "ke1_… is not possible here: strongSwan's mediation ends at IKE_INTERMEDIATE."
+        raise table.wrong("proposals", why)
     table.done()
     return mediator
 
@@ -223,7 +227,7 @@ def _mediate(table: Table, read: Callable[[str], bytes] | None) -> MediateConfig
     config = MediateConfig(
         address=address,
         local_id=_identity(table, "local_id"),
-        proposals=_proposals(table, "proposals", IKE_PROPOSALS, ProtocolId.IKE),
+        proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
         peers=tuple(_mediated_peer(name, inner, read) for name, inner in table.tables("peer")),
     )
     table.done()

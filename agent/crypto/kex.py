@@ -1,4 +1,5 @@
-"""Key exchanges: X25519 (RFC 8031), ECP (RFC 5903), MODP (RFC 3526), with the checks of RFC 6989.
+"""Key exchanges: X25519 (RFC 8031), ECP (RFC 5903), MODP (RFC 3526), with the checks of RFC 6989;
+ML-KEM-768 and ML-KEM-1024 (FIPS 203, draft-ietf-ipsecme-ikev2-mlkem), see `kem`.
 
 A new group is a row in the table at the end. Private values come from random octets that are passed
 in, so a test gets the same bytes each run; the arithmetic is OpenSSL's, which takes the same time
@@ -19,6 +20,8 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from agent.crypto import kem
+from agent.crypto.kem import InvalidKeyExchange
 from agent.crypto.modp import MODP_2048, MODP_3072, MODP_4096
 from agent.wire.codes import KeyExchangeId
 
@@ -35,13 +38,18 @@ if TYPE_CHECKING:
 
     Random = Callable[[int], bytes]
 
+__all__ = [
+    "InvalidKeyExchange",
+    "KeyExchange",
+    "UnsupportedGroup",
+    "generate_key_exchange",
+    "public_length",
+    "supports_group",
+]
+
 # A random octet string is no valid scalar of P-256 once in 2^32, of the others more rarely. Eight
 # in a row say that the source is broken, and a broken source must not become an endless loop.
 MAX_SCALAR_DRAWS: Final = 8
-
-
-class InvalidKeyExchange(ValueError):
-    """The peer's public value has a wrong length, is off the curve, of low order, or 0, 1, p-1."""
 
 
 class UnsupportedGroup(ValueError):
@@ -49,7 +57,11 @@ class UnsupportedGroup(ValueError):
 
 
 class KeyExchange(Protocol):
-    """Our half of one key exchange. Use it once; it shows no private value."""
+    """Our half of one key exchange. Use it once; it shows no private value.
+
+    Where we answer, call `shared` before `public` is read: what a KEM sends back is a ciphertext,
+    which is made of what came.
+    """
 
     @property
     def group(self) -> int:
@@ -237,10 +249,24 @@ def _modp(group: int, random: Random) -> KeyExchange:
     return ModpKeyExchange(group, row.prime, row.exponent_length, random)
 
 
+def _always() -> bool:
+    return True
+
+
+def _has_finite_fields() -> bool:
+    try:
+        _dh()
+    except ImportError:
+        return False
+    return True
+
+
 class _Group(NamedTuple):
-    public_length: int
+    public_length: int  # octets of what the initiator sends
     generate: Callable[[int, Random], KeyExchange]
-    finite_field: bool = False
+    is_there: Callable[[], bool] = _always
+    # What a responder answers with, where the two sides do not do the same (a KEM).
+    answer: Callable[[int, Random], KeyExchange] | None = None
 
 
 _GROUPS: Final[dict[int, _Group]] = {
@@ -248,9 +274,13 @@ _GROUPS: Final[dict[int, _Group]] = {
     KeyExchangeId.ECP_256: _Group(64, _ecp),
     KeyExchangeId.ECP_384: _Group(96, _ecp),
     KeyExchangeId.ECP_521: _Group(132, _ecp),
-    KeyExchangeId.MODP_2048: _Group(256, _modp, finite_field=True),
-    KeyExchangeId.MODP_3072: _Group(384, _modp, finite_field=True),
-    KeyExchangeId.MODP_4096: _Group(512, _modp, finite_field=True),
+    KeyExchangeId.MODP_2048: _Group(256, _modp, _has_finite_fields),
+    KeyExchangeId.MODP_3072: _Group(384, _modp, _has_finite_fields),
+    KeyExchangeId.MODP_4096: _Group(512, _modp, _has_finite_fields),
+    **{
+        group: _Group(size, kem.Decapsulation, kem.is_there, kem.Encapsulation)
+        for group, size in kem.PUBLIC_LENGTHS.items()
+    },
 }
 
 
@@ -265,20 +295,19 @@ def public_length(group: int) -> int:
 def supports_group(group: int) -> bool:
     """Whether `generate_key_exchange` takes this group. Cannot fail."""
     row = _GROUPS.get(group)
-    if row is not None and row.finite_field:
-        try:
-            _dh()
-        except ImportError:
-            return False
-    return row is not None
+    return row is not None and row.is_there()
 
 
-def generate_key_exchange(group: int, random: Random) -> KeyExchange:
-    """Our half, from octets of `random` alone. Raises UnsupportedGroup."""
+def generate_key_exchange(group: int, random: Random, *, answering: bool = False) -> KeyExchange:
+    """Our half, from octets of `random` alone but for a KEM's ciphertext. Raises UnsupportedGroup.
+
+    `answering`: the initiator's half is there already (see KeyExchange).
+    """
     row = _GROUPS.get(group)
     if row is None:
         raise UnsupportedGroup(f"key exchange group {int(group)} is not supported")
+    make = row.answer if answering and row.answer is not None else row.generate
     try:
-        return row.generate(group, random)
+        return make(group, random)
     except ImportError:
         raise UnsupportedGroup(f"this cryptography package has no group {int(group)}") from None

@@ -1,9 +1,12 @@
 """From a shared secret to the keys of an SA: RFC 7296 §2.13, §2.14, §2.17, §2.18.
 
     SKEYSEED = prf(Ni | Nr, g^ir)                        first IKE SA
-    SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)     rekeyed IKE SA, prf of the old SA
+    SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)     rekeyed IKE SA, prf of the old SA;
+                                                         each round of RFC 9370 §2.2.2
     {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
     KEYMAT   = prf+(SK_d, g^ir (new, if any) | Ni | Nr)  Child SA
+
+RFC 9370 §2.2.4: the secrets of additional key exchanges come behind Nr in the last two.
 
 `i` and `r` are always the initiator and responder of the exchange that carries the nonces. In the
 first line `Prf.nonce_key` cuts them for AES-XCBC and AES-CMAC (§2.14); nowhere else.
@@ -25,9 +28,11 @@ def skeyseed(prf: Prf, nonces: bytes, shared: bytes) -> bytes:
     return prf(nonces, shared)
 
 
-def rekeyed_skeyseed(prf: Prf, sk_d: bytes, shared: bytes, ni: bytes, nr: bytes) -> bytes:
+def rekeyed_skeyseed(
+    prf: Prf, sk_d: bytes, shared: bytes, ni: bytes, nr: bytes, additional: bytes = b""
+) -> bytes:
     """Of a rekeyed IKE SA: `prf` and `sk_d` are those of the *old* SA (§2.18)."""
-    return prf(sk_d, shared + ni + nr)
+    return prf(sk_d, shared + ni + nr + additional)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +97,17 @@ def mix_ppk(prf: Prf, ppk: bytes, keys: IkeKeys) -> IkeKeys:
     return replace(keys, sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr)
 
 
-def child_keymat(prf: Prf, sk_d: bytes, shared: bytes, ni: bytes, nr: bytes, length: int) -> bytes:
+def child_keymat(
+    prf: Prf,
+    sk_d: bytes,
+    shared: bytes,
+    ni: bytes,
+    nr: bytes,
+    length: int,
+    additional: bytes = b"",
+) -> bytes:
     """`length` octets of KEYMAT; `shared` is empty without a key exchange of its own."""
-    return prf_plus(prf, sk_d, shared + ni + nr, length)
+    return prf_plus(prf, sk_d, shared + ni + nr + additional, length)
 
 
 def derive_child_keys(
@@ -106,9 +119,10 @@ def derive_child_keys(
     nr: bytes,
     encr_length: int,
     integ_length: int,
+    additional: bytes = b"",
 ) -> ChildKeys:
     """KEYMAT cut into the keys of both directions. Lengths in octets, as `key_lengths` says."""
     lengths = (encr_length, integ_length, encr_length, integ_length)
-    material = child_keymat(prf, sk_d, shared, ni, nr, sum(lengths))
+    material = child_keymat(prf, sk_d, shared, ni, nr, sum(lengths), additional)
     encr_i, integ_i, encr_r, integ_r = _cut(material, *lengths)
     return ChildKeys(encr_i=encr_i, integ_i=integ_i, encr_r=encr_r, integ_r=integ_r)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
-from agent.wire.codes import IdType
+from agent.wire.codes import IdType, NotifyType
 
 if TYPE_CHECKING:
     from agent.datagram import Path
     from agent.engine.entries import MediatedPeer, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
+    from agent.wire.message import Message
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
 
@@ -44,8 +45,14 @@ class Authority:
         # Ours in the order of preference, then what single peers need besides.
         self._proposals = tuple(dict.fromkeys([*self._default, *wanted]))
 
-    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
-        """What is acceptable before anybody has said who it is."""
+    def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
+        """What is acceptable before anybody has said who it is.
+
+        A mediation connection has the server's own: with strongSwan no additional key exchange may
+        come between IKE_SA_INIT and IKE_AUTH of it (mediation.md §5).
+        """
+        if self.server is not None and request.notify(NotifyType.ME_MEDIATION) is not None:
+            return self.server.proposals
         return self._proposals
 
     def find_peer(

@@ -4,7 +4,8 @@ Both kinds of line stand in one file: those of `esp_sa` begin with "IP, those of
 `ikev2_decryption_table` with an SPI, what Wireshark has no name for with #. Addresses are left
 open (*): the SPI names the SA, and behind a NAT others than ours are seen. An SA with extended
 sequence numbers has the two more fields of newer Wireshark, which older ones discard with a
-warning; these decrypt it but call each ICV wrong.
+warning; these decrypt it but call each ICV wrong. An SA with IKE_INTERMEDIATE (RFC 9242) has a line
+for each set of keys; Wireshark takes the last, and for that exchange itself the others are wanted.
 """
 
 from __future__ import annotations

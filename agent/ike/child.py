@@ -103,12 +103,16 @@ def install(
     child: ChildSa,
     suite: Suite,
     nonces: tuple[bytes, bytes],
-    shared: bytes,
+    secrets: tuple[bytes, bytes],
     *,
     is_initiator: bool,
     old: ChildSa | None,
 ) -> None:
-    """Derive the keys and order the data plane to use them. `nonces`: Ni, Nr of the exchange."""
+    """Derive the keys and order the data plane to use them.
+
+    `nonces`: Ni, Nr of the exchange. `secrets`: of its own key exchange and of the additional ones
+    together, empty where there was none.
+    """
     assert sa.protection is not None
     assert sa.suite is not None
     assert sa.peer is not None
@@ -116,11 +120,12 @@ def install(
     keys = derive_child_keys(
         sa.suite.prf,
         sa.protection.sk_d,
-        shared=shared,
+        shared=secrets[0],
         ni=nonces[0],
         nr=nonces[1],
         encr_length=encr_length,
         integ_length=integ_length,
+        additional=secrets[1],
     )
     of_initiator = (keys.encr_i, keys.integ_i)
     of_responder = (keys.encr_r, keys.integ_r)

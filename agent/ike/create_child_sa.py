@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.ike import rekey_ike
+from agent.ike import followup, rekey_ike
 from agent.ike.child import (
     MAX_CHILDREN,
     ChildSa,
@@ -22,13 +22,15 @@ from agent.ike.child import (
 )
 from agent.ike.errors import ChildSaNotFound, NoAdditionalSas, TemporaryFailure, reason_for
 from agent.ike.events import ChildSaClosed, CloseReason
-from agent.ike.exchange import Task, Topic
+from agent.ike.exchange import Topic
+from agent.ike.followup import Owner, Pending
 from agent.ike.informational import DeleteChild, end_if_fatal
 from agent.ike.negotiation import (
     NONCE_LENGTH,
     Grant,
     Offer,
     complete,
+    confirmed,
     first_group,
     groups_of,
     make_offer,
@@ -40,6 +42,8 @@ from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
 from agent.wire.payloads import NotifyPayload, SaPayload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.ike.sa import IkeSa, Reply
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
 # -- initiator -----------------------------------------------------------------------------------
 
 
-class CreateChild(Task):
+class CreateChild(Owner):
     """A new Child SA from scratch."""
 
     __slots__ = ("_groups", "_offer")
@@ -83,7 +87,24 @@ class CreateChild(Task):
             )
             end_if_fatal(sa, message, now)
             return
-        child = complete(sa, offer, message, (offer.nonce, nonce_of(message)), None)
+        _, suite = confirmed(message, offer.proposals, 4)
+        followup.begin(sa, self, message, suite, now)
+
+    def start_over(self, sa: IkeSa, message: Message, now: float) -> None:
+        """See Owner."""
+        assert self._offer is not None
+        error = error_of(message)
+        reason, detail = reason_for(error.type if error else 0)
+        spi = self._offer.spi
+        sa.table.emit(ChildSaClosed(ike_id=sa.ike_id, spi_in=spi, reason=reason, detail=detail))
+        end_if_fatal(sa, message, now)
+
+    def finish(self, sa: IkeSa, answer: Message, secrets: bytes, now: float) -> None:
+        """See Owner."""
+        offer = self._offer
+        assert offer is not None
+        nonces = (offer.nonce, nonce_of(answer))
+        child = complete(sa, offer, answer, nonces, None, secrets)
         announce(sa, child, now)
 
 
@@ -104,7 +125,7 @@ def _other_group(error: NotifyPayload, offer: Offer, tried: tuple[int, ...]) -> 
     return group if group in groups_of(offer.proposals) and group not in tried else 0
 
 
-class RekeyChild(Task):
+class RekeyChild(Owner):
     """A new Child SA in the place of `child`."""
 
     __slots__ = ("_groups", "_offer", "child")
@@ -125,8 +146,11 @@ class RekeyChild(Task):
         if child.settles_at is not None and now < child.settles_at:
             child.rekey_at = child.settles_at
             return None
+        if _pending(sa, child, now) is not None:
+            child.rekey_at = retry_at(sa, now)  # if nothing comes of the peer's
+            return None
         spi = sa.table.new_child_spi()
-        proposals = numbered(sa.peer.child.proposals, spi)
+        proposals = numbered(sa.child_proposals, spi)
         offer = self._offer = Offer(spi, proposals, child.local_ts, child.remote_ts)
         self._groups = _prepare(sa, offer, self._groups)
         rekey = NotifyPayload(NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=child.spi_in)
@@ -140,8 +164,28 @@ class RekeyChild(Task):
         if error is not None:
             self._on_error(sa, message, error, now)
             return
-        nonces = (offer.nonce, nonce_of(message))
-        new = complete(sa, offer, message, nonces, self.child)
+        _, suite = confirmed(message, offer.proposals, 4)
+        theirs = _pending(sa, self.child, now)
+        if suite.additional and theirs is not None:
+            if min(offer.nonce, nonce_of(message)) < theirs.nonce:
+                # Ours has the lowest of the four nonces and is not gone on with.
+                self.child.rekey_at = retry_at(sa, now)
+                return
+            sa.pending = None
+        followup.begin(sa, self, message, suite, now)
+
+    def start_over(self, sa: IkeSa, message: Message, now: float) -> None:
+        """See Owner."""
+        if owns(sa, self.child) and not self.child.ends_silently:
+            self.child.rekey_at = retry_at(sa, now)
+        end_if_fatal(sa, message, now)
+
+    def finish(self, sa: IkeSa, answer: Message, secrets: bytes, now: float) -> None:
+        """See Owner."""
+        offer = self._offer
+        assert offer is not None
+        nonces = (offer.nonce, nonce_of(answer))
+        new = complete(sa, offer, answer, nonces, self.child, secrets)
         arm(sa, new, now)
         rival = self.child.replaced_by
         if rival is not None and owns(sa, rival) and new.nonce < rival.nonce:
@@ -164,6 +208,9 @@ class RekeyChild(Task):
         if child.replaced_by is not None:
             # The peer's rekeying was first and it did not know of ours (§2.8.1, second case).
             replaced(sa, child, child.replaced_by, now)
+            return
+        if _pending(sa, child, now) is not None:
+            child.rekey_at = retry_at(sa, now)  # the peer's own is on its way
             return
         wanted = _other_group(error, offer, self._groups)
         if wanted:
@@ -217,10 +264,29 @@ def _create(sa: IkeSa, message: Message, now: float) -> Reply:
         raise NoAdditionalSas
     grant = Grant(sa, sa.peer.child, message, with_ke=True)
     nonce = sa.table.random(NONCE_LENGTH)
-    child = grant.install(sa, (nonce_of(message), nonce), None)
-    child.settles_at = now + sa.table.settings.give_up
-    payloads = grant.payloads(child.spi_in, nonce, with_cp=False)
-    return payloads, lambda: announce(sa, child, now)
+    nonces = (nonce_of(message), nonce)
+    payloads = grant.payloads(nonce, with_cp=False)
+
+    def finish(secrets: bytes, now: float) -> Callable[[], None]:
+        child = grant.install(sa, nonces, None, secrets)
+        child.settles_at = now + sa.table.settings.give_up
+        return lambda: announce(sa, child, now)
+
+    return _hold_or_finish(
+        sa, Pending(grant.groups, min(nonces), Topic.CHILD, finish), payloads, now
+    )
+
+
+def _hold_or_finish(sa: IkeSa, pending: Pending, payloads: list[Payload], now: float) -> Reply:
+    if pending.groups:
+        return [*payloads, followup.hold(sa, pending, now)], None
+    return payloads, pending.finish(b"", now)
+
+
+def _pending(sa: IkeSa, child: ChildSa, now: float) -> Pending | None:
+    """The peer's rekeying of `child`, where it waits for further key exchanges."""
+    pending = followup.pending_of(sa, now)
+    return pending if pending is not None and pending.child is child else None
 
 
 def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Reply:
@@ -231,21 +297,38 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
         raise TemporaryFailure  # §2.25.1: we are trying to close it
     if sa.peer is None or sa.peer.child is None:
         raise NoAdditionalSas
+    if followup.is_in_followups(sa) and _rekeys(sa, child):
+        raise TemporaryFailure
     if len(sa.children or ()) >= 2 * MAX_CHILDREN:
         raise TemporaryFailure  # whoever asks for so many has to delete what they replace
-    task = sa.outgoing.task
-    collides = isinstance(task, RekeyChild) and task.child is child
     grant = Grant(sa, sa.peer.child, message, with_ke=True, old=child)
     nonce = sa.table.random(NONCE_LENGTH)
-    new = grant.install(sa, (nonce_of(message), nonce), child)
-    new.settles_at = now + sa.table.settings.give_up
-    child.replaced_by = new
-    child.rekey_at = None
-    payloads = grant.payloads(new.spi_in, nonce, with_cp=False)
+    nonces = (nonce_of(message), nonce)
+    payloads = grant.payloads(nonce, with_cp=False)
 
-    def then() -> None:
-        arm(sa, new, now)
-        if not collides:  # else it is decided when our own exchange ends
-            replaced(sa, child, new, now)
+    def finish(secrets: bytes, now: float) -> Callable[[], None]:
+        if not owns(sa, child):
+            raise ChildSaNotFound(protocol=ProtocolId.ESP, spi=rekey.spi)
+        if child.is_closing or child.ends_silently or child.replaced_by is not None:
+            raise TemporaryFailure
+        collides = _rekeys(sa, child)
+        new = grant.install(sa, nonces, child, secrets)
+        new.settles_at = now + sa.table.settings.give_up
+        child.replaced_by = new
+        child.rekey_at = None
 
-    return payloads, then
+        def then() -> None:
+            arm(sa, new, now)
+            if not collides:  # else it is decided when our own exchange ends
+                replaced(sa, child, new, now)
+
+        return then
+
+    pending = Pending(grant.groups, min(nonces), Topic.CHILD, finish, child)
+    return _hold_or_finish(sa, pending, payloads, now)
+
+
+def _rekeys(sa: IkeSa, child: ChildSa) -> bool:
+    """Whether our own rekeying of `child` is in flight."""
+    task = followup.current_task(sa)
+    return isinstance(task, RekeyChild) and task.child is child

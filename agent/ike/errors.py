@@ -108,6 +108,12 @@ class ChildSaNotFound(ProtocolError):
     notify = NotifyType.CHILD_SA_NOT_FOUND
 
 
+class StateNotFound(ProtocolError):
+    """The exchange that this one goes on with is not known here (RFC 9370 §2.2.4)."""
+
+    notify = NotifyType.STATE_NOT_FOUND
+
+
 _REASONS: Final[dict[int, CloseReason]] = {
     NotifyType.NO_PROPOSAL_CHOSEN: CloseReason.NO_PROPOSAL_CHOSEN,
     NotifyType.INVALID_KE_PAYLOAD: CloseReason.NO_PROPOSAL_CHOSEN,

@@ -13,10 +13,14 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from agent.ike.fragmentation import Plain
     from agent.ike.sa import IkeSa
     from agent.ike.settings import IkeSettings
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
+
+    # The datagrams of a message, and what it was before where it may have to be cut smaller.
+    Sealed = tuple[tuple[bytes, ...], Plain | None]
 
 # Requests that wait for the window, per IKE SA. A mediator relays to a peer at the pace at which it
 # answers; more than this in the queue would be stale when it is sent.
@@ -60,7 +64,8 @@ class Outgoing:
     """Our requests: the one in flight and those that wait."""
 
     __slots__ = (
-        "data", "first_sent", "give_up", "interval", "next_id", "queue", "sent", "task", "tries"
+        "data", "first_sent", "give_up", "interval", "next_id", "plain", "queue", "sent", "task",
+        "tries",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -71,7 +76,8 @@ class Outgoing:
     def clear(self) -> None:
         """Nothing is in flight any more."""
         self.task: Task | None = None
-        self.data = b""
+        self.data: tuple[bytes, ...] = ()  # datagrams: more than one for a message in fragments
+        self.plain: Plain | None = None
         self.first_sent = 0.0
         self.sent = 0.0
         self.interval = 0.0
@@ -92,6 +98,10 @@ class Outgoing:
         self.queue.append(task)
         return True
 
+    def enqueue_first(self, task: Task) -> None:
+        """Let `task` be the next: it goes on with an exchange that has just been answered."""
+        self.queue = [task, *(self.queue or ())]
+
     def pop(self) -> Task | None:
         """The task whose turn it is."""
         if not self.queue:
@@ -101,10 +111,10 @@ class Outgoing:
             self.queue = None
         return task
 
-    def start(self, task: Task, data: bytes, interval: float, now: float) -> None:
-        """`task` is in flight as `data`, sent `now` for the first time."""
+    def start(self, task: Task, sealed: Sealed, interval: float, now: float) -> None:
+        """`task` is in flight as `sealed`, sent `now` for the first time."""
         self.task = task
-        self.data = data
+        self.data, self.plain = sealed
         self.first_sent = self.sent = now
         self.interval = interval
         self.tries = 1
@@ -129,20 +139,25 @@ class Outgoing:
 class Incoming:
     """The peer's requests: which ID is next, and what the last one was answered."""
 
-    __slots__ = ("_fingerprint", "next_id", "response")
+    __slots__ = ("_fingerprint", "next_id", "plain", "repeated", "response")
 
     def __init__(self) -> None:
         self.next_id = 0
-        self.response = b""
+        self.response: tuple[bytes, ...] = ()  # datagrams
+        self.plain: Plain | None = None
+        self.repeated = 0
         self._fingerprint = 0
 
-    def answered(self, request: bytes, response: bytes) -> None:
-        """`request` was answered with `response`; the next ID is due."""
+    def answered(self, fingerprint: int, sealed: Sealed) -> None:
+        """The request with this `hash` was answered with `sealed`; the next ID is due.
+
+        64 bits under a key of this process: enough to tell a retransmission, which has the very
+        same octets (§2.1; the first fragment stands for all), from anything else.
+        """
         self.next_id += 1
-        self.response = response
-        # 64 bits under a key of this process: enough to tell a retransmission, which has the very
-        # same octets (§2.1), from anything else, which needs no answer.
-        self._fingerprint = hash(request)
+        self.response, self.plain = sealed
+        self.repeated = 0
+        self._fingerprint = fingerprint
 
     def repeats(self, message_id: int, request: bytes) -> bool:
         """Whether `request` is the last one again."""

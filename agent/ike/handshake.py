@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from agent.crypto.keymat import derive_ike_keys
 from agent.ike.events import CloseReason
+from agent.ike.suite import Protection, keys_derived
 
 if TYPE_CHECKING:
     from agent.crypto.kex import KeyExchange
     from agent.crypto.keymat import IkeKeys
+    from agent.ike.intermediate import Rounds
     from agent.ike.negotiation import Offer
+    from agent.ike.sa import IkeSa
+    from agent.ike.suite import Suite
 
 NO_ANSWER: Final = (CloseReason.TIMEOUT, "no answer")
 
@@ -34,6 +39,7 @@ class Handshake:
         "peer_message",
         "peer_nonce",
         "rounds",
+        "rounds_due",
     )
 
     def __init__(self) -> None:
@@ -45,7 +51,30 @@ class Handshake:
         self.peer_nonce = b""
         self.cookie = b""
         self.rounds = 0
+        self.rounds_due: Rounds | None = None
         self.groups: list[int] = []
         self.peer_knows_identity_hash = False
         self.offer: Offer | None = None
         self.hint: tuple[CloseReason, str] = NO_ANSWER
+
+
+def derive(sa: IkeSa, suite: Suite, seed: bytes, ni: bytes, nr: bytes) -> None:
+    """The keys of a first IKE SA from its SKEYSEED (RFC 7296 §2.14)."""
+    encr_length, integ_length = suite.key_lengths
+    spis = sa.spis
+    keys = derive_ike_keys(
+        suite.prf,
+        seed,
+        ni=ni,
+        nr=nr,
+        spi_i=spis[:8],
+        spi_r=spis[8:],
+        encr_length=encr_length,
+        integ_length=integ_length,
+    )
+    assert sa.handshake is not None
+    sa.handshake.keys = keys
+    sa.handshake.kex = None
+    sa.suite = suite
+    sa.protection = Protection(suite, keys, is_initiator=sa.is_initiator)
+    sa.table.emit(keys_derived(suite, spis, keys))

@@ -22,7 +22,13 @@ from agent.crypto.auth import (
 )
 from agent.ike import ppk
 from agent.ike.child import ChildSa, announce
-from agent.ike.errors import AuthenticationFailed, NoAdditionalSas, ProtocolError, reason_for
+from agent.ike.errors import (
+    AuthenticationFailed,
+    InvalidSyntax,
+    NoAdditionalSas,
+    ProtocolError,
+    reason_for,
+)
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
 from agent.ike.informational import Refusal
@@ -61,13 +67,14 @@ def _signed(sa: IkeSa, id_body: bytes, *, by_us: bool) -> bytes:
     assert hs.keys is not None
     assert sa.suite is not None
     by_initiator = sa.is_initiator == by_us
-    return auth_octets(
+    octets = auth_octets(
         hs.own_message if by_us else hs.peer_message,
         hs.peer_nonce if by_us else hs.own_nonce,
         sa.suite.prf,
         hs.keys.sk_pi if by_initiator else hs.keys.sk_pr,
         id_body,
     )
+    return octets + hs.rounds_due.int_auth if hs.rounds_due is not None else octets
 
 
 def _proof(sa: IkeSa, peer: Peer, own_id: IdiPayload | IdrPayload) -> AuthPayload:
@@ -218,6 +225,8 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     assert auth is not None
     hs = sa.handshake
     assert hs is not None
+    if hs.rounds_due is not None and hs.rounds_due.due:
+        raise InvalidSyntax("a key exchange is still due")
     peer = sa.table.pad.find_peer(idi.identity, asked.identity if asked else None, sa.extensions)
     if peer is None:
         raise AuthenticationFailed("unknown peer")
@@ -262,5 +271,5 @@ def _grant_child(sa: IkeSa, peer: Peer, message: Message, payloads: list[Payload
     assert hs is not None
     grant = Grant(sa, peer.child, message, with_ke=False)
     child = grant.install(sa, (hs.peer_nonce, hs.own_nonce), None)
-    payloads += grant.payloads(child.spi_in, b"", with_cp=True)
+    payloads += grant.payloads(b"", with_cp=True)
     return child

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.auth import SigningKey
-from agent.crypto.keymat import derive_ike_keys, skeyseed
+from agent.crypto.keymat import skeyseed
 from agent.datagram import Path, Transmit
-from agent.ike import ike_auth
+from agent.ike import intermediate
 from agent.ike.errors import (
     Ignored,
     InvalidKePayload,
@@ -23,7 +23,7 @@ from agent.ike.errors import (
 )
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
-from agent.ike.handshake import NO_ANSWER, Handshake
+from agent.ike.handshake import NO_ANSWER, Handshake, derive
 from agent.ike.negotiation import (
     NONCE_LENGTH,
     confirmed,
@@ -33,10 +33,11 @@ from agent.ike.negotiation import (
     numbered,
     select,
     shared_with,
+    usable,
+    without_additional,
 )
 from agent.ike.rules import check, error_of, nonce_of
 from agent.ike.states import IkeState, Step, When
-from agent.ike.suite import Protection, keys_derived
 from agent.wire.codes import ExchangeType, HashId, NotifyType, ProtocolId
 from agent.wire.errors import UnsupportedCriticalPayload
 from agent.wire.message import Header, decode_message, encode_message
@@ -84,7 +85,7 @@ class SaInit(Task):
         if hs.cookie:
             payloads.append(NotifyPayload(NotifyType.COOKIE, hs.cookie))
         payloads += [
-            SaPayload(numbered(peer.proposals, b"")),
+            SaPayload(numbered(sa.proposals, b"")),
             KePayload(hs.kex.group, hs.kex.public),
             NoncePayload(hs.own_nonce),
             NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES),
@@ -94,15 +95,18 @@ class SaInit(Task):
 
 def start(sa: IkeSa, now: float) -> None:
     """Send the first request of a new initiator SA."""
-    assert sa.peer is not None
-    group = first_group(sa.peer.proposals)
+    if not sa.proposals:
+        detail = "this cryptography package has no ML-KEM, and every proposal wants it"
+        sa.close(CloseReason.NO_PROPOSAL_CHOSEN, detail, now)
+        return
+    group = first_group(sa.proposals)
     hs = sa.handshake = Handshake()
     hs.own_nonce = sa.table.random(NONCE_LENGTH)
     hs.kex = sa.table.key_exchange(group)
     hs.groups.append(group)
     sa.timers.set(When.ATTEMPT, now + sa.table.settings.give_up)
     sa.submit(SaInit(), now)
-    hs.own_message = sa.outgoing.data
+    hs.own_message = sa.outgoing.data[0]
 
 
 def _start_over(sa: IkeSa, now: float) -> None:
@@ -115,7 +119,7 @@ def _start_over(sa: IkeSa, now: float) -> None:
     for extension in sa.extensions:
         extension.on_request_building(sa, task.exchange, payloads)
     sa.send_request(task, payloads, now)
-    hs.own_message = sa.outgoing.data
+    hs.own_message = sa.outgoing.data[0]
 
 
 def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
@@ -149,7 +153,7 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
     sa.timers.stop(When.RETRANSMIT)
     sa.last_seen = now
     sa.step(Step.INIT_ANSWERED)
-    sa.submit(ike_auth.IkeAuth(), now)
+    intermediate.proceed(sa, now)
 
 
 def _note(sa: IkeSa, reason: CloseReason, detail: str, now: float) -> None:
@@ -179,7 +183,7 @@ def _on_error(sa: IkeSa, message: Message, now: float) -> None:
     if wanted is not None:
         group = int.from_bytes(wanted.data, "big") if len(wanted.data) == 2 else 0
         # Each group once: whoever forges this can cost us a round trip for each, and no loop.
-        if group in hs.groups or group not in groups_of(peer.proposals):
+        if group in hs.groups or group not in groups_of(sa.proposals):
             _note(sa, *reason_for(NotifyType.INVALID_KE_PAYLOAD), now)
             raise Ignored("invalid_ke_payload")
         hs.groups.append(group)
@@ -200,7 +204,7 @@ def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
     assert peer is not None
     if message.header.responder_spi == NO_SPI:
         raise InvalidSyntax("no responder SPI")
-    _, suite = confirmed(message, numbered(peer.proposals, b""), 0)
+    _, suite = confirmed(message, numbered(sa.proposals, b""), 0)
     ke = message.first(KePayload)
     assert ke is not None  # rules.check
     if not suite.group == ke.group == hs.kex.group:
@@ -211,10 +215,12 @@ def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
     shared = shared_with(hs.kex, ke)
     # The kernel knows by now which of our addresses is used.
     sa.path = Path(path.local, sa.path.remote)
+    sa.suite = suite
     for extension in sa.extensions:
         extension.on_response(sa, ExchangeType.IKE_SA_INIT, message, now)
     sa.remote_spi = message.header.responder_spi
-    derive(sa, suite, hs.own_nonce, nonce_of(message), shared)
+    ni, nr = hs.own_nonce, nonce_of(message)
+    derive(sa, suite, skeyseed(suite.prf, suite.prf.nonce_key(ni, nr), shared), ni, nr)
 
 
 def out_of_time(sa: IkeSa, now: float) -> None:
@@ -230,7 +236,7 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     """A first request. Raises Ignored or WireError where it is dropped without an answer."""
     known_sa = table.half_open.find(path.remote, data)
     if known_sa is not None:
-        if known_sa.incoming.response:
+        if known_sa.incoming.next_id == 1:  # else the initiator has had it
             known_sa.transmit(path, known_sa.incoming.response)
         return
     if len(data) > MAX_REQUEST or header.message_id != 0 or header.initiator_spi == NO_SPI:
@@ -249,7 +255,9 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
             cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
             _answer(table, path, data, header, NotifyType.COOKIE, cookie)
             return
-        proposals = table.pad.responder_proposals(path)
+        proposals = usable(table.pad.responder_proposals(path, message), table.supports_group)
+        if message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
+            proposals = without_additional(proposals)  # RFC 9370 §2.2.1
         chosen, suite = select(message, proposals, ProtocolId.IKE, 0)
         _accept(table, path, message, data, chosen, suite, now)
     except ProtocolError as error:
@@ -305,6 +313,7 @@ def _accept(
     assert kex is not None
     sa = table.new_sa(IkeState.HALF_OPEN, path, is_initiator=False, started_by_us=False)
     sa.remote_spi = header.initiator_spi
+    sa.suite = suite
     try:
         payloads = _response(sa, message, chosen, suite, kex, now)
         answer = encode_message(sa.header(header.exchange, 0, is_response=True), payloads)
@@ -314,12 +323,13 @@ def _accept(
         table.forget(sa)
         raise
     assert sa.handshake is not None
-    derive(sa, suite, sa.handshake.peer_nonce, sa.handshake.own_nonce, shared)
+    ni, nr = sa.handshake.peer_nonce, sa.handshake.own_nonce
+    derive(sa, suite, skeyseed(suite.prf, suite.prf.nonce_key(ni, nr), shared), ni, nr)
     sa.handshake.peer_message = data
     sa.handshake.own_message = answer
-    sa.incoming.answered(data, answer)
+    sa.incoming.answered(hash(data), ((answer,), None))
     table.keep_half_open(sa, path.remote, data, now)
-    sa.transmit(path, answer)
+    sa.transmit(path, (answer,))
 
 
 def _response(
@@ -355,25 +365,3 @@ def _knows_identity_hash(message: Message) -> bool:
     notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
     data = notify.data if notify else b""
     return _HASHES in (data[i : i + 2] for i in range(0, len(data), 2))
-
-
-def derive(sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes) -> None:
-    """The keys of a first IKE SA (§2.14)."""
-    encr_length, integ_length = suite.key_lengths
-    spis = sa.spis
-    keys = derive_ike_keys(
-        suite.prf,
-        skeyseed(suite.prf, suite.prf.nonce_key(ni, nr), shared),
-        ni=ni,
-        nr=nr,
-        spi_i=spis[:8],
-        spi_r=spis[8:],
-        encr_length=encr_length,
-        integ_length=integ_length,
-    )
-    assert sa.handshake is not None
-    sa.handshake.keys = keys
-    sa.handshake.kex = None
-    sa.suite = suite
-    sa.protection = Protection(suite, keys, is_initiator=sa.is_initiator)
-    sa.table.emit(keys_derived(suite, spis, keys))

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.ike import create_child_sa, ike_auth, ike_sa_init, informational, succession
+from agent.ike import (
+    create_child_sa,
+    followup,
+    fragmentation,
+    ike_auth,
+    ike_sa_init,
+    informational,
+    intermediate,
+    succession,
+)
 from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError, UnsupportedCritical
 from agent.ike.events import CloseReason
 from agent.ike.exchange import smoothed
+from agent.ike.fragmentation import Opened
 from agent.ike.rules import check
-from agent.ike.states import ACCEPTS, MINE, IkeState, When
-from agent.wire.codes import ExchangeType
+from agent.ike.states import ACCEPTS, MINE, STANDARD, IkeState, When
+from agent.wire.codes import ExchangeType, PayloadType
 from agent.wire.errors import UnsupportedCriticalPayload, WireError
 from agent.wire.message import Message, decode_message, decode_payloads
-from agent.wire.payloads import Encrypted, NotifyPayload
+from agent.wire.payloads import Encrypted, EncryptedFragment, NotifyPayload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,14 +64,18 @@ def _receive_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: f
         raise Ignored("unsolicited")
     if header.exchange != task.exchange:
         raise Ignored("wrong_exchange")
-    inner = _open(sa, header, data)
+    opened = _open(sa, header, data, now)
+    if opened is None:
+        return
+    if header.exchange == ExchangeType.IKE_INTERMEDIATE:
+        intermediate.received(sa, header, opened)
     rtt = sa.outgoing.finish(now)
     if rtt is not None:
         sa.rtt = smoothed(sa.rtt, rtt)
     sa.timers.stop(When.RETRANSMIT)
     sa.heard(path, now)
     try:
-        message = _parse(header, inner)
+        message = _parse(header, opened)
         check(message)
         task.on_response(sa, message, now)
     except ProtocolError as error:
@@ -73,7 +87,10 @@ def _receive_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: f
 def _response_failed(sa: IkeSa, task: Task, error: ProtocolError, now: float) -> None:
     """A proven response that makes no sense: the two sides do not agree (RFC 7296 §2.21.3)."""
     task.on_lost(sa, now)
-    if sa.state is IkeState.AUTH_SENT:
+    if isinstance(task, intermediate.IkeIntermediate):
+        # Nobody is established there yet, so there is nobody to tell (RFC 9242 §3.4).
+        sa.close(CloseReason.PROTOCOL_ERROR, str(error), now)
+    elif sa.state is IkeState.AUTH_SENT:
         ike_auth.give_up(sa, error, now)
     elif sa.state in (IkeState.ESTABLISHED, IkeState.SPARE):
         sa.delete(CloseReason.PROTOCOL_ERROR, str(error), now)
@@ -82,34 +99,35 @@ def _response_failed(sa: IkeSa, task: Task, error: ProtocolError, now: float) ->
 
 
 def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
-    if sa.incoming.repeats(header.message_id, data):
-        sa.transmit(path, sa.incoming.response)
+    if _repeats(sa, header, data):
+        sa.answer_again(path)
         return
     if header.message_id != sa.incoming.next_id:
         raise Ignored("message_id")
     exchange = header.exchange
-    standard = exchange in (
-        ExchangeType.IKE_AUTH,
-        ExchangeType.CREATE_CHILD_SA,
-        ExchangeType.INFORMATIONAL,
-    )
-    if (exchange if standard else MINE) not in ACCEPTS[sa.state]:
+    if (exchange if exchange in STANDARD else MINE) not in ACCEPTS[sa.state]:
         raise Ignored("state")
-    inner = _open(sa, header, data)
+    if exchange == ExchangeType.IKE_INTERMEDIATE and not intermediate.is_due(sa):
+        raise Ignored("state")
+    opened = _open(sa, header, data, now)
+    if opened is None:
+        return
     sa.heard(path, now)
+    if exchange == ExchangeType.IKE_INTERMEDIATE:
+        intermediate.received(sa, header, opened)
     for child in (sa.children or {}).values():
         child.settles_at = None
     then: Callable[[], None] | None = None
     fatal: ProtocolError | None = None
     try:
-        message = _parse(header, inner)
+        message = _parse(header, opened)
         check(message)
         payloads, then = _handle(sa, message, now)
     except ProtocolError as error:
         payloads = [answer_to(error)]
         if exchange == ExchangeType.IKE_AUTH or error.fatal:
             fatal = error
-    _respond(sa, path, header, data, payloads)
+    _respond(sa, path, header, opened, payloads)
     if fatal is not None:
         _request_failed(sa, fatal, now)
     if then is not None:
@@ -123,10 +141,14 @@ def _handle(sa: IkeSa, message: Message, now: float) -> Reply:
         if rival is not None and rival.collision is not None:
             succession.adopt_spare(rival, now)
     match message.header.exchange:
+        case ExchangeType.IKE_INTERMEDIATE:
+            return intermediate.on_request(sa, message, now)
         case ExchangeType.IKE_AUTH:
             return ike_auth.on_request(sa, message, now)
         case ExchangeType.CREATE_CHILD_SA:
             return create_child_sa.on_request(sa, message, now)
+        case ExchangeType.IKE_FOLLOWUP_KE:
+            return followup.on_request(sa, message, now)
         case ExchangeType.INFORMATIONAL:
             return informational.on_request(sa, message, now)
     for extension in sa.extensions:
@@ -136,13 +158,12 @@ def _handle(sa: IkeSa, message: Message, now: float) -> Reply:
 
 
 def _respond(
-    sa: IkeSa, path: Path, header: Header, request: bytes, payloads: Sequence[Payload]
+    sa: IkeSa, path: Path, header: Header, request: Opened, payloads: Sequence[Payload]
 ) -> None:
     answer = sa.header(header.exchange, header.message_id, is_response=True)
-    assert sa.protection is not None
-    data = sa.protection.seal(answer, payloads, sa.table.random)
-    sa.incoming.answered(request, data)
-    sa.transmit(path, data)
+    sealed = sa.seal(answer, payloads)
+    sa.incoming.answered(request.fingerprint, sealed)
+    sa.transmit(path, sealed[0])
 
 
 def _request_failed(sa: IkeSa, error: ProtocolError, now: float) -> None:
@@ -153,17 +174,30 @@ def _request_failed(sa: IkeSa, error: ProtocolError, now: float) -> None:
         sa.close(CloseReason.PROTOCOL_ERROR, str(error), now)
 
 
-def _open(sa: IkeSa, header: Header, data: bytes) -> tuple[int, bytes]:
-    """Type of the first inner payload and the inner octets, proven."""
-    encrypted = decode_message(data, header).first(Encrypted)
+def _repeats(sa: IkeSa, header: Header, data: bytes) -> bool:
+    """Whether the last request came again; its octets may differ if it was cut into fragments."""
+    if sa.incoming.repeats(header.message_id, data):
+        return True
+    if header.message_id != sa.incoming.next_id - 1 or header.next_payload != PayloadType.SKF:
+        return False
+    return fragmentation.repeats(sa, decode_message(data, header), data)
+
+
+def _open(sa: IkeSa, header: Header, data: bytes, now: float) -> Opened | None:
+    """The inner octets, proven; None while fragments are missing."""
+    message = decode_message(data, header)
+    if message.first(EncryptedFragment) is not None:
+        return fragmentation.accept(sa, message, data, now)
+    encrypted = message.first(Encrypted)
     if encrypted is None or sa.protection is None:
         raise Ignored("not_encrypted")
-    return encrypted.first_inner, sa.protection.open(encrypted)
+    inner = sa.protection.open(encrypted)
+    return Opened(encrypted.first_inner, inner, encrypted.aad, hash(data))
 
 
-def _parse(header: Header, inner: tuple[int, bytes]) -> Message:
+def _parse(header: Header, opened: Opened) -> Message:
     try:
-        return Message(header, decode_payloads(*inner))
+        return Message(header, decode_payloads(opened.first_inner, opened.inner))
     except UnsupportedCriticalPayload as error:
         data = bytes((error.payload_type,))
         raise UnsupportedCritical("critical payload", data=data) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from agent.crypto.kem import PUBLIC_LENGTHS as KEM_GROUPS
 from agent.crypto.kex import InvalidKeyExchange, UnsupportedGroup
 from agent.ike.child import ChildSa, install
 from agent.ike.errors import (
@@ -21,6 +22,7 @@ from agent.ike.errors import (
 )
 from agent.ike.suite import Suite, suite_of
 from agent.wire.codes import CfgAttributeType, CfgType, ProtocolId, TransformType
+from agent.wire.keywords import ADDITIONAL
 from agent.wire.payloads import (
     CpPayload,
     KePayload,
@@ -33,7 +35,7 @@ from agent.wire.proposals import Proposal, accepted, choose
 from agent.wire.selectors import TrafficSelector, narrow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agent.crypto.kex import KeyExchange
     from agent.ike.pad import ChildPolicy
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from agent.ike.table import Ike
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
+    from agent.wire.proposals import Transform
 
 NONCE_LENGTH: Final = 32
+_KEY_EXCHANGES: Final = frozenset({TransformType.KE, *ADDITIONAL})
 _ADDRESS_LENGTH: Final[dict[int, int]] = {
     CfgAttributeType.INTERNAL_IP4_ADDRESS: 4,
     CfgAttributeType.INTERNAL_IP6_ADDRESS: 16,
@@ -91,6 +95,38 @@ def without_ke(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
     return tuple({p.transforms: p for p in bare}.values())
 
 
+@lru_cache(maxsize=64)
+def without_additional(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """Those that do without additional key exchanges (RFC 9370)."""
+    bare = [
+        Proposal(p.protocol, p.spi, tuple(t for t in p.transforms if t.type not in ADDITIONAL))
+        for p in proposals
+        if all(any(not t.id for t in p.of_type(kind)) for kind in p.additional)
+    ]
+    return tuple({p.transforms: p for p in bare}.values())
+
+
+@lru_cache(maxsize=64)
+def usable(
+    proposals: tuple[Proposal, ...], supports: Callable[[int], bool]
+) -> tuple[Proposal, ...]:
+    """Those that are possible with this cryptography package, which may have no ML-KEM.
+
+    Other methods are not asked for here: to find out imports what implements them.
+    """
+    found = []
+    for p in proposals:
+        kept = tuple(t for t in p.transforms if not _is_missing_kem(t, supports))
+        if {t.type for t in kept} == {t.type for t in p.transforms}:
+            found.append(Proposal(p.protocol, p.spi, kept, p.number))
+    return tuple(found)
+
+
+def _is_missing_kem(transform: Transform, supports: Callable[[int], bool]) -> bool:
+    is_kem = transform.id in KEM_GROUPS and transform.type in _KEY_EXCHANGES
+    return is_kem and not supports(transform.id)
+
+
 def numbered(proposals: Sequence[Proposal], spi: bytes) -> tuple[Proposal, ...]:
     """As an SA payload offers them: numbered from 1 (RFC 7296 §3.3.1), all with our SPI."""
     return tuple(
@@ -117,7 +153,7 @@ def groups_of(proposals: Sequence[Proposal]) -> set[int]:
 def make_offer(sa: IkeSa, policy: ChildPolicy, *, with_ke: bool) -> Offer:
     """For a new Child SA as `policy` wants it."""
     spi = sa.table.new_child_spi()
-    proposals = policy.proposals if with_ke else without_ke(policy.proposals)
+    proposals = sa.child_proposals if with_ke else without_ke(policy.proposals)
     local_ts = policy.local_ts or tuple(
         TrafficSelector.any(_ADDRESS_LENGTH[kind]) for kind in policy.request_addresses
     )
@@ -160,7 +196,7 @@ def exchange_keys(message: Message, group: int, table: Ike) -> tuple[bytes, KeyE
     if ke is None or ke.group != group:
         raise InvalidKePayload(group)
     try:
-        kex = table.key_exchange(group)
+        kex = table.key_exchange(group, answering=True)
     except UnsupportedGroup:  # configured, but this cryptography package does not have it
         raise NoProposalChosen from None
     return shared_with(kex, ke), kex
@@ -180,7 +216,7 @@ def shared_with(kex: KeyExchange, ke: KePayload) -> bytes:
 class Grant:
     """What a responder answers to an offer, before it is installed."""
 
-    __slots__ = ("addresses", "chosen", "kex", "local_ts", "remote_ts", "shared", "suite")
+    __slots__ = ("addresses", "chosen", "kex", "local_ts", "remote_ts", "shared", "spi", "suite")
 
     def __init__(
         self,
@@ -192,7 +228,8 @@ class Grant:
         old: ChildSa | None = None,
     ) -> None:
         """Negotiate. With `old`, it is what is rekeyed (§2.9.2: same selectors, no CP)."""
-        proposals = policy.proposals if with_ke else without_ke(policy.proposals)
+        proposals = sa.child_proposals if with_ke else without_ke(policy.proposals)
+        self.spi = sa.table.new_child_spi()
         self.chosen, self.suite = select(message, proposals, ProtocolId.ESP, 4)
         if old is not None:
             self.addresses = old.addresses
@@ -205,21 +242,32 @@ class Grant:
         self.local_ts = _narrowed(message.first(TsrPayload), ours)
         self.shared, self.kex = exchange_keys(message, self.suite.group, sa.table)
 
-    def install(self, sa: IkeSa, nonces: tuple[bytes, bytes], old: ChildSa | None) -> ChildSa:
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The additional key exchanges that follow before it can be installed."""
+        return self.suite.additional_groups
+
+    def install(
+        self,
+        sa: IkeSa,
+        nonces: tuple[bytes, bytes],
+        old: ChildSa | None,
+        additional: bytes = b"",
+    ) -> ChildSa:
         """Install what was granted, under a new SPI of ours."""
-        spi = sa.table.new_child_spi()
         child = ChildSa(
-            spi, self.chosen.spi, self.local_ts, self.remote_ts, self.addresses, min(nonces)
+            self.spi, self.chosen.spi, self.local_ts, self.remote_ts, self.addresses, min(nonces)
         )
-        install(sa, child, self.suite, nonces, self.shared, is_initiator=False, old=old)
+        secrets = (self.shared, additional)
+        install(sa, child, self.suite, nonces, secrets, is_initiator=False, old=old)
         return child
 
-    def payloads(self, spi: bytes, nonce: bytes, *, with_cp: bool) -> list[Payload]:
+    def payloads(self, nonce: bytes, *, with_cp: bool) -> list[Payload]:
         """The Child SA's part of the response."""
         payloads: list[Payload] = []
         if with_cp and self.addresses:
             payloads.append(CpPayload(CfgType.CFG_REPLY, _reply(self.addresses)))
-        payloads.append(SaPayload((self.chosen.with_spi(spi),)))
+        payloads.append(SaPayload((self.chosen.with_spi(self.spi),)))
         if nonce:
             payloads.append(NoncePayload(nonce))
         if self.kex is not None:
@@ -263,7 +311,12 @@ def _reply(addresses: tuple[bytes, ...]) -> tuple[tuple[int, bytes], ...]:
 
 
 def complete(
-    sa: IkeSa, offer: Offer, message: Message, nonces: tuple[bytes, bytes], old: ChildSa | None
+    sa: IkeSa,
+    offer: Offer,
+    message: Message,
+    nonces: tuple[bytes, bytes],
+    old: ChildSa | None,
+    additional: bytes = b"",
 ) -> ChildSa:
     """Install what the response grants. Raises ProtocolError if it is not within the offer."""
     chosen, suite = confirmed(message, offer.proposals, 4)
@@ -281,7 +334,7 @@ def complete(
         if not local_ts:
             raise TsUnacceptable("the selectors do not hold the assigned address")
     child = ChildSa(offer.spi, chosen.spi, local_ts, remote_ts, addresses, min(nonces))
-    install(sa, child, suite, nonces, shared, is_initiator=True, old=old)
+    install(sa, child, suite, nonces, (shared, additional), is_initiator=True, old=old)
     return child
 
 

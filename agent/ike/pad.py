@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agent.crypto.auth import SigningKey
     from agent.datagram import Path
     from agent.ike.extension import Extension
+    from agent.wire.message import Message
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
     from agent.wire.selectors import TrafficSelector
@@ -109,8 +110,8 @@ class Peer:
 class Pad(Protocol):
     """Where the IKE engine, as responder, asks who somebody is."""
 
-    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
-        """What is acceptable in an IKE_SA_INIT request on `path`, best first."""
+    def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
+        """What is acceptable in the IKE_SA_INIT `request` on `path`, best first."""
         ...
 
     def find_peer(

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agent.ike import followup
 from agent.ike.child import retry_at
 from agent.ike.errors import InvalidSyntax, TemporaryFailure
 from agent.ike.events import CloseReason
-from agent.ike.exchange import Task, Topic
+from agent.ike.exchange import Topic
+from agent.ike.followup import Owner, Pending
 from agent.ike.informational import DeleteIke, end_if_fatal
 from agent.ike.negotiation import (
     NONCE_LENGTH,
@@ -32,13 +34,15 @@ from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
 from agent.wire.payloads import KePayload, NoncePayload, SaPayload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.crypto.kex import KeyExchange
     from agent.ike.sa import IkeSa, Reply
     from agent.wire.message import Message
     from agent.wire.payloads import NotifyPayload, Payload
 
 
-class RekeyIke(Task):
+class RekeyIke(Owner):
     """A new IKE SA in the place of the one that carries the request."""
 
     __slots__ = ("_groups", "_kex", "_nonce", "_spi")
@@ -55,7 +59,10 @@ class RekeyIke(Task):
         """See Task."""
         if sa.state is not IkeState.ESTABLISHED or sa.peer is None:
             return None
-        proposals = sa.peer.proposals
+        if _pending(sa, now) is not None:
+            sa.timers.set(When.REKEY, retry_at(sa, now))  # if nothing comes of the peer's
+            return None
+        proposals = sa.proposals
         self._groups = self._groups or (first_group(proposals),)
         self._nonce = sa.table.random(NONCE_LENGTH)
         self._kex = sa.table.key_exchange(self._groups[-1])
@@ -72,15 +79,43 @@ class RekeyIke(Task):
         if error is not None:
             self._on_error(sa, message, error, now)
             return
-        assert sa.peer is not None
+        nonces = (self._nonce, nonce_of(message))
+        _, suite = confirmed(message, numbered(sa.proposals, self._spi), 8)
+        theirs = _pending(sa, now)
+        if suite.additional and theirs is not None and min(nonces) < theirs.nonce:
+            # Ours has the lowest of the four nonces and is not gone on with.
+            sa.timers.set(When.REKEY, retry_at(sa, now))
+            return
+        if theirs is not None:
+            sa.pending = None
+        followup.begin(sa, self, message, suite, now)
+
+    def start_over(self, sa: IkeSa, message: Message, now: float) -> None:
+        """See Owner."""
+        sa.timers.set(When.REKEY, retry_at(sa, now))
+        end_if_fatal(sa, message, now)
+
+    def finish(self, sa: IkeSa, answer: Message, secrets: bytes, now: float) -> None:
+        """See Owner."""
         assert self._kex is not None
-        chosen, suite = confirmed(message, numbered(sa.peer.proposals, self._spi), 8)
-        ke = message.first(KePayload)
+        if sa.state is not IkeState.ESTABLISHED:
+            return
+        chosen, suite = confirmed(answer, numbered(sa.proposals, self._spi), 8)
+        ke = answer.first(KePayload)
         if ke is None or not ke.group == self._kex.group == suite.group:
             raise InvalidSyntax("another key exchange than the one that was offered")
         shared = shared_with(self._kex, ke)
-        nonces = (self._nonce, nonce_of(message))
-        new = successor(sa, self._spi, chosen.spi, suite, nonces, shared, is_initiator=True)
+        nonces = (self._nonce, nonce_of(answer))
+        new = successor(
+            sa,
+            self._spi,
+            chosen.spi,
+            suite,
+            nonces,
+            shared,
+            is_initiator=True,
+            additional=secrets,
+        )
         collision = sa.collision
         if collision is not None and min(nonces) < collision.nonce:
             # Ours has the lowest of the four nonces: we made it, we close it (§2.8.2).
@@ -102,10 +137,12 @@ class RekeyIke(Task):
             adopt_spare(sa, now)
             return
         sa.collision = None
+        if _pending(sa, now) is not None:
+            sa.timers.set(When.REKEY, retry_at(sa, now))  # the peer's own is on its way
+            return
         group = int.from_bytes(error.data, "big") if len(error.data) == 2 else 0
         wanted = error.type == NotifyType.INVALID_KE_PAYLOAD and group not in self._groups
-        assert sa.peer is not None
-        if wanted and group in groups_of(sa.peer.proposals):
+        if wanted and group in groups_of(sa.proposals):
             sa.submit(RekeyIke((*self._groups, group)), now)
         else:
             # Over and over until it works or the lifetime is over (§2.25).
@@ -119,27 +156,45 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
         sa.state is not IkeState.ESTABLISHED
         or sa.collision is not None
         or sa.outgoing.topic is Topic.CHILD
+        or (sa.outgoing.topic is Topic.IKE and followup.is_in_followups(sa))
     ):
         raise TemporaryFailure
-    assert sa.peer is not None
-    chosen, suite = select(message, sa.peer.proposals, ProtocolId.IKE, 8)
+    chosen, suite = select(message, sa.proposals, ProtocolId.IKE, 8)
     shared, kex = exchange_keys(message, suite.group, sa.table)
     if kex is None:
         raise InvalidSyntax("an IKE SA without a key exchange")
     nonce = sa.table.random(NONCE_LENGTH)
     nonces = (nonce_of(message), nonce)
     spi = sa.table.new_spi()
-    new = successor(sa, spi, chosen.spi, suite, nonces, shared, is_initiator=False)
     payloads: list[Payload] = [
         SaPayload((replace(chosen, spi=spi),)),
         NoncePayload(nonce),
         KePayload(kex.group, kex.public),
     ]
-    if sa.outgoing.topic is Topic.IKE:
-        sa.collision = RekeyCollision(new, min(nonces))
-        return payloads, None
 
-    def then() -> None:
-        adopt(sa, new, now)
+    def finish(secrets: bytes, now: float) -> Callable[[], None] | None:
+        new = successor(
+            sa,
+            spi,
+            chosen.spi,
+            suite,
+            nonces,
+            shared,
+            is_initiator=False,
+            additional=secrets,
+        )
+        if sa.outgoing.topic is Topic.IKE:
+            sa.collision = RekeyCollision(new, min(nonces))
+            return None
+        return lambda: adopt(sa, new, now)
 
-    return payloads, then
+    if suite.additional:
+        pending = Pending(suite.additional_groups, min(nonces), Topic.IKE, finish)
+        return [*payloads, followup.hold(sa, pending, now)], None
+    return payloads, finish(b"", now)
+
+
+def _pending(sa: IkeSa, now: float) -> Pending | None:
+    """The peer's rekeying of the IKE SA, where it waits for further key exchanges."""
+    pending = followup.pending_of(sa, now)
+    return pending if pending is not None and pending.topic is Topic.IKE else None

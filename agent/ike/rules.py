@@ -50,6 +50,11 @@ RULES: Final[dict[tuple[int, bool], Rule]] = {
     (ExchangeType.IKE_AUTH, True): _rule(
         {IdrPayload, AuthPayload}, {SaPayload, TsiPayload, TsrPayload, CpPayload}
     ),
+    # RFC 9370 §2.2.2 and §2.2.4: one key exchange each.
+    (ExchangeType.IKE_INTERMEDIATE, False): _rule({KePayload}),
+    (ExchangeType.IKE_INTERMEDIATE, True): _rule({KePayload}),
+    (ExchangeType.IKE_FOLLOWUP_KE, False): _rule({KePayload}),
+    (ExchangeType.IKE_FOLLOWUP_KE, True): _rule({KePayload}),
     (ExchangeType.CREATE_CHILD_SA, False): _rule(
         {SaPayload, NoncePayload}, {KePayload, TsiPayload, TsrPayload}
     ),

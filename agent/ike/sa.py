@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.datagram import Path, Transmit
-from agent.ike import create_child_sa, ike_sa_init, informational
+from agent.ike import create_child_sa, fragmentation, ike_sa_init, informational, intermediate
 from agent.ike.events import (
     ChildSaClosed,
     CloseReason,
@@ -29,6 +29,7 @@ from agent.ike.exchange import (
     Task,
     first_interval,
 )
+from agent.ike.negotiation import usable
 from agent.ike.states import (
     LINGER_SECONDS,
     PROBE_SECONDS,
@@ -39,20 +40,24 @@ from agent.ike.states import (
 )
 from agent.timers import Timers
 from agent.wire.codes import ExchangeType
-from agent.wire.message import Header, encode_message
+from agent.wire.message import Header, encode_message, encode_payloads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from agent.ike.child import ChildSa
     from agent.ike.errors import ProtocolError
+    from agent.ike.exchange import Sealed
     from agent.ike.extension import Extension
+    from agent.ike.followup import Pending
+    from agent.ike.fragmentation import Fragments
     from agent.ike.handshake import Handshake
     from agent.ike.pad import Peer
     from agent.ike.succession import RekeyCollision
     from agent.ike.suite import Protection, Suite
     from agent.ike.table import Ike
     from agent.wire.payloads import Identification, Payload
+    from agent.wire.proposals import Proposal
 
     # What a request handler returns: the payloads of the response, and what to do once it is sent.
     Reply = tuple[list[Payload], Callable[[], None] | None]
@@ -73,6 +78,7 @@ class IkeSa:
         "collision",
         "established_at",
         "extensions",
+        "fragments",
         "handshake",
         "ike_id",
         "incoming",
@@ -82,6 +88,7 @@ class IkeSa:
         "outgoing",
         "path",
         "peer",
+        "pending",
         "protection",
         "remote_behind_nat",
         "remote_id",
@@ -122,7 +129,9 @@ class IkeSa:
         self.suite: Suite | None = None
         self.protection: Protection | None = None
         self.handshake: Handshake | None = None
+        self.fragments: Fragments | None = None
         self.collision: RekeyCollision | None = None
+        self.pending: Pending | None = None
         self.children: dict[bytes, ChildSa] | None = None
         self.incoming = Incoming()
         self.outgoing = Outgoing()
@@ -137,6 +146,24 @@ class IkeSa:
     def established(self) -> bool:
         """Whether both sides have proven who they are (and it is still in use)."""
         return self.state is IkeState.ESTABLISHED
+
+    @property
+    def proposals(self) -> tuple[Proposal, ...]:
+        """What this peer may use, as far as this machine can."""
+        assert self.peer is not None
+        return usable(self.peer.proposals, self.table.supports_group)
+
+    @property
+    def child_proposals(self) -> tuple[Proposal, ...]:
+        """The same for its Child SAs."""
+        assert self.peer is not None
+        assert self.peer.child is not None
+        return usable(self.peer.child.proposals, self.table.supports_group)
+
+    @property
+    def has_proven_peer(self) -> bool:
+        """Whether the other side has proven itself, now or earlier."""
+        return self.remote_id is not None
 
     @property
     def spis(self) -> bytes:
@@ -193,21 +220,39 @@ class IkeSa:
     def send_request(self, task: Task, payloads: Sequence[Payload], now: float) -> None:
         """Put `task` in flight with these payloads and the message ID that is due."""
         header = self.header(task.exchange, self.outgoing.next_id, is_response=False)
-        data = self._seal(header, payloads)
+        sealed = self.seal(header, payloads)
         interval = first_interval(self.table.settings, self.rtt)
-        self.outgoing.start(task, data, interval, now)
+        self.outgoing.start(task, sealed, interval, now)
         self.timers.set(When.RETRANSMIT, now + interval)
-        self.transmit(self.path, data)
+        self.transmit(self.path, sealed[0])
 
-    def transmit(self, path: Path, data: bytes) -> None:
-        """Send `data` along `path`."""
-        self.table.emit(Transmit(path, data))
+    def transmit(self, path: Path, datagrams: Iterable[bytes]) -> None:
+        """Send the datagrams of a message along `path`."""
+        for data in datagrams:
+            self.table.emit(Transmit(path, data))
 
-    def _seal(self, header: Header, payloads: Sequence[Payload]) -> bytes:
+    def seal(self, header: Header, payloads: Sequence[Payload]) -> Sealed:
+        """A message as it goes out: encrypted after IKE_SA_INIT, in fragments if need be."""
         if header.exchange == ExchangeType.IKE_SA_INIT:
-            return encode_message(header, payloads)
+            return (encode_message(header, payloads),), None
         assert self.protection is not None
-        return self.protection.seal(header, payloads, self.table.random)
+        first, inner = encode_payloads(payloads)
+        if header.exchange == ExchangeType.IKE_INTERMEDIATE:
+            intermediate.sent(self, header, first, inner)
+        plain = fragmentation.plain_of(self, header, payloads, first, inner)
+        if plain is not None:
+            return fragmentation.cut(self, plain), plain
+        return (self.protection.seal_inner(header, first, inner, self.table.random),), None
+
+    def answer_again(self, path: Path) -> None:
+        """The last request came once more: so does the response, smaller if that goes on."""
+        last = self.incoming
+        last.repeated += 1
+        if last.repeated % fragmentation.TRIES_PER_SIZE == 0:
+            last.response = (
+                fragmentation.cut_smaller(self, last.plain, last.response) or last.response
+            )
+        self.transmit(path, last.response)
 
     def abandon_request(self, now: float) -> None:
         """Stop sending the request in flight; this SA sends no other (its window is stuck)."""
@@ -304,6 +349,8 @@ class IkeSa:
                 self.delete(CloseReason.REKEY_FAILED, "the lifetime is over", now)
             case When.HALF_OPEN | When.LINGER:
                 self.close(CloseReason.TIMEOUT, "", now)
+            case When.REASSEMBLE:
+                fragmentation.expire(self, now)
             case When.ANSWER:
                 if self.last_seen <= now - self.table.settings.answer_seconds:
                     informational.check_liveness(self, now)
@@ -325,6 +372,11 @@ class IkeSa:
         doubtful = now >= out.first_sent + settings.doubt_seconds
         if doubtful and self.established and self.peer is not None:
             self.table.emit(IkeSaUnanswered(ike_id=self.ike_id, peer=self.peer.name))
+        if out.tries % fragmentation.TRIES_PER_SIZE == 0:
+            smaller = fragmentation.cut_smaller(self, out.plain, out.data)
+            if smaller:  # RFC 7383 §2.5.2: with new timers
+                out.data = smaller
+                out.interval = first_interval(settings, self.rtt) / settings.back_off
         out.repeat(settings, now)
         self.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
         self.transmit(self.path, out.data)

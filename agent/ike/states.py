@@ -18,8 +18,12 @@ outstanding (`exchange.Outgoing.task`), so a collision of two procedures is two 
 each side sees in its own order, and §2.25 is written as: what do I answer to *this* request while
 *that* task of mine is in flight.
 
+Additional key exchanges (RFC 9370) are rounds within AUTH_SENT and HALF_OPEN; how many are due is
+in `intermediate`.
+
 `ACCEPTS` says which requests of the peer a state takes at all. Anything before the proof but
-IKE_AUTH is dropped unanswered. MINE are those that an extension claims (ME_CONNECT).
+IKE_AUTH and IKE_INTERMEDIATE is dropped unanswered. MINE are those that an extension claims
+(ME_CONNECT).
 """
 
 from __future__ import annotations
@@ -66,6 +70,7 @@ class When(Enum):
     EXPIRE = auto()  # close it, its lifetime is over
     LINGER = auto()  # forget an SA that only answers retransmissions
     PROBE_AGAIN = auto()  # listen to the next unproven hint
+    REASSEMBLE = auto()  # forget fragments whose rest does not come
     ANSWER = auto()  # see whether what we sent was answered by anything
 
 
@@ -104,12 +109,29 @@ TRANSITIONS: Final[dict[tuple[IkeState, Step], IkeState]] = {
 # Exchange types of an extension stand in the table as this one.
 MINE: Final = 0
 
-_ALL: Final = frozenset({ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL, MINE})
+STANDARD: Final = frozenset(
+    {
+        ExchangeType.IKE_AUTH,
+        ExchangeType.CREATE_CHILD_SA,
+        ExchangeType.INFORMATIONAL,
+        ExchangeType.IKE_INTERMEDIATE,
+        ExchangeType.IKE_FOLLOWUP_KE,
+    }
+)
+
+_ALL: Final = frozenset(
+    {
+        ExchangeType.CREATE_CHILD_SA,
+        ExchangeType.IKE_FOLLOWUP_KE,
+        ExchangeType.INFORMATIONAL,
+        MINE,
+    }
+)
 
 ACCEPTS: Final[dict[IkeState, frozenset[int]]] = {
     IkeState.INIT_SENT: frozenset(),
     IkeState.AUTH_SENT: frozenset(),
-    IkeState.HALF_OPEN: frozenset({ExchangeType.IKE_AUTH}),
+    IkeState.HALF_OPEN: frozenset({ExchangeType.IKE_AUTH, ExchangeType.IKE_INTERMEDIATE}),
     IkeState.REFUSED: frozenset(),
     IkeState.ESTABLISHED: _ALL,
     IkeState.SPARE: _ALL,

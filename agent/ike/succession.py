@@ -12,6 +12,7 @@ from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.ike.child import fraction, soft
 from agent.ike.errors import InvalidSyntax
 from agent.ike.events import CloseReason, IkeSaRekeyed
+from agent.ike.fragmentation import Fragments
 from agent.ike.states import LINGER_SECONDS, IkeState, Step, When
 from agent.ike.suite import Protection, keys_derived
 
@@ -39,6 +40,7 @@ def successor(
     shared: bytes,
     *,
     is_initiator: bool,
+    additional: bytes = b"",
 ) -> IkeSa:
     """The new SA with its keys (§2.18), not yet in use."""
     assert old.suite is not None
@@ -56,7 +58,7 @@ def successor(
     new.remote_spi = remote_spi
     spis = new.spis
     encr_length, integ_length = suite.key_lengths
-    seed = rekeyed_skeyseed(old.suite.prf, old.protection.sk_d, shared, *nonces)
+    seed = rekeyed_skeyseed(old.suite.prf, old.protection.sk_d, shared, *nonces, additional)
     keys = derive_ike_keys(
         suite.prf,
         seed,
@@ -75,6 +77,9 @@ def successor(
     new.behind_nat = old.behind_nat
     new.remote_behind_nat = old.remote_behind_nat
     new.established_at = old.established_at
+    if old.fragments is not None:
+        new.fragments = Fragments()
+        new.fragments.limit = old.fragments.limit
     return new
 
 

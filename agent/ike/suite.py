@@ -15,7 +15,13 @@ from agent.crypto.algorithms import IntegrityError, Prf, key_lengths, make_ciphe
 from agent.ike.errors import Ignored
 from agent.ike.events import IkeKeysDerived
 from agent.wire.codes import EsnId, TransformType
-from agent.wire.message import encode_payloads, encrypted_prefix
+from agent.wire.keywords import ADDITIONAL
+from agent.wire.message import (
+    HEADER_LENGTH,
+    encode_payloads,
+    encrypted_prefix,
+    fragment_prefix,
+)
 from agent.wire.proposals import Proposal, format_proposal
 
 if TYPE_CHECKING:
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 
     from agent.crypto.keymat import IkeKeys
     from agent.wire.message import Header
-    from agent.wire.payloads import Encrypted, Payload
+    from agent.wire.payloads import Encrypted, EncryptedFragment, Payload
     from agent.wire.proposals import Transform
 
 
@@ -36,6 +42,7 @@ class Suite:
     integ_id: int
     prf_id: int
     group: int
+    additional: tuple[tuple[int, int], ...]  # transform type and group, in their order
     esn: bool
     text: str
 
@@ -43,6 +50,11 @@ class Suite:
     def key_lengths(self) -> tuple[int, int]:
         """Octets of encryption key (with salt) and integrity key of one direction."""
         return key_lengths(self.encr_id, self.key_bits or None, self.integ_id or None)
+
+    @property
+    def additional_groups(self) -> tuple[int, ...]:
+        """The key exchanges that follow the first one (RFC 9370), in their order."""
+        return tuple(group for _, group in self.additional)
 
     @property
     def prf(self) -> Prf:
@@ -60,11 +72,14 @@ class Suite:
                 (TransformType.KE, self.group),
             )
             if number
-        }
+        } | set(self.additional)
         for proposal in proposals:
             has = {(int(t.type), int(t.id)) for t in proposal.transforms}
             sizes = {t.key_length or 0 for t in proposal.transforms if t.id == self.encr_id}
-            if wanted <= has and self.key_bits in sizes:
+            # What the proposal has and does not call optional must not be missing here.
+            due = {kind for kind in proposal.additional if (kind, 0) not in has}
+            enough = due <= {kind for kind, _ in self.additional}
+            if wanted <= has and enough and self.key_bits in sizes:
                 return True
         return False
 
@@ -81,6 +96,7 @@ def suite_of(protocol: int, transforms: tuple[Transform, ...]) -> Suite:
         integ_id=ids.get(TransformType.INTEG, 0),
         prf_id=ids.get(TransformType.PRF, 0),
         group=ids.get(TransformType.KE, 0),
+        additional=tuple((kind, ids[kind]) for kind in ADDITIONAL if ids.get(kind)),
         esn=ids.get(TransformType.ESN, 0) == EsnId.ESN,
         text=format_proposal(Proposal(protocol, b"", transforms)),
     )
@@ -118,8 +134,33 @@ class Protection:
         self, header: Header, payloads: Sequence[Payload], random: Callable[[int], bytes]
     ) -> bytes:
         """The whole message."""
+        return self.seal_inner(header, *encode_payloads(payloads), random)
+
+    def seal_inner(
+        self, header: Header, first: int, inner: bytes, random: Callable[[int], bytes]
+    ) -> bytes:
+        """The same for payloads that are encoded already."""
+        iv, inner, length = self._prepared(inner, random)
+        prefix = encrypted_prefix(header, first, length)
+        return prefix + iv + self._outbound.seal(iv, inner, prefix)
+
+    def seal_fragment(
+        self,
+        header: Header,
+        first: int,
+        number: int,
+        total: int,
+        chunk: bytes,
+        random: Callable[[int], bytes],
+    ) -> bytes:
+        """One fragment of the inner octets (RFC 7383 §2.5), with an IV and ICV of its own."""
+        iv, inner, length = self._prepared(chunk, random)
+        prefix = fragment_prefix(header, first, number, total, length)
+        return prefix + iv + self._outbound.seal(iv, inner, prefix)
+
+    def _prepared(self, inner: bytes, random: Callable[[int], bytes]) -> tuple[bytes, bytes, int]:
+        """IV, padded inner octets, and the length of IV, ciphertext and ICV."""
         cipher = self._outbound
-        first, inner = encode_payloads(payloads)
         padding = -(len(inner) + 1) % cipher.block
         inner += bytes(padding) + bytes((padding,))
         if cipher.iv_is_counter:
@@ -127,11 +168,15 @@ class Protection:
             self._iv += 1
         else:
             iv = random(cipher.iv_length)
-        length = len(iv) + len(inner) + cipher.icv_length
-        prefix = encrypted_prefix(header, first, length)
-        return prefix + iv + cipher.seal(iv, inner, prefix)
+        return iv, inner, len(iv) + len(inner) + cipher.icv_length
 
-    def open(self, encrypted: Encrypted) -> bytes:
+    def room(self, octets: int, payload_header: int) -> int:
+        """Inner octets that fit a message of `octets` in all."""
+        cipher = self._outbound
+        rest = octets - HEADER_LENGTH - payload_header - cipher.iv_length - cipher.icv_length
+        return rest - rest % cipher.block - 1
+
+    def open(self, encrypted: Encrypted | EncryptedFragment) -> bytes:
         """The inner payloads' octets, proven. Raises Ignored if they are not."""
         cipher = self._inbound
         body = encrypted.body

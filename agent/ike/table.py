@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.crypto.kex import KeyExchange, generate_key_exchange
+from agent.crypto.kex import KeyExchange, generate_key_exchange, supports_group
 from agent.datagram import Dropped, Transmit
 from agent.ike import (
     crash,
@@ -34,8 +34,10 @@ from agent.ike.cookies import (
 )
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
+from agent.ike.fragmentation import FragmentationSupport
 from agent.ike.half_open import HalfOpen
 from agent.ike.identities import Identities
+from agent.ike.intermediate import IntermediateSupport
 from agent.ike.liveness import Liveness
 from agent.ike.natd import NatDetection
 from agent.ike.sa import IkeSa
@@ -58,13 +60,22 @@ if TYPE_CHECKING:
 
 Random = Callable[[int], bytes]
 OnResponse = Callable[["Message | None", float], None]
-KeyExchangeFactory = Callable[[int, Random], KeyExchange]
+
+
+class KeyExchangeFactory(Protocol):
+    """As `agent.crypto.kex.generate_key_exchange`."""
+
+    def __call__(self, group: int, random: Random, *, answering: bool = False) -> KeyExchange:
+        """Our half, or what answers the other side's."""
+
 
 __all__ = ["Ike", "IkeSettings", "OnResponse", "Random"]
 
 NO_SPI: Final = bytes(8)
 # RFC 4303 §2.1: SPIs up to 255 are reserved.
 _LOWEST_CHILD_SPI: Final = 256
+_FRAGMENTATION: Final = FragmentationSupport()
+_INTERMEDIATE: Final = IntermediateSupport()
 
 
 class Ike:
@@ -85,11 +96,13 @@ class Ike:
         extensions: Sequence[Factory] = (),
         tokens: crash.Tokens | None = None,
         key_exchange: KeyExchangeFactory = generate_key_exchange,
+        supports_group: Callable[[int], bool] = supports_group,
     ) -> None:
         """`extensions` are made for every IKE SA, whoever begins (then without a message).
 
         `tokens`: quick crash detection is done with these.
         """
+        self.supports_group = supports_group
         self.pad = pad
         self.random = random
         self.settings = settings or IkeSettings()
@@ -382,9 +395,9 @@ class Ike:
         """Queue an output."""
         self._outputs.append(output)
 
-    def key_exchange(self, group: int) -> KeyExchange:
-        """Our half of a key exchange."""
-        return self._key_exchange(group, self.random)
+    def key_exchange(self, group: int, *, answering: bool = False) -> KeyExchange:
+        """Our half of a key exchange; `answering` where the other half is there already."""
+        return self._key_exchange(group, self.random, answering=answering)
 
     def new_spi(self) -> bytes:
         """An IKE SPI that is not in use here; never zero (RFC 7296 §3.1)."""
@@ -427,7 +440,7 @@ class Ike:
         return sa
 
     def _attach(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:
-        sa.extensions = (self._natd, *extensions)
+        sa.extensions = (self._natd, _INTERMEDIATE, _FRAGMENTATION, *extensions)
         for extension in extensions:
             extension.on_attach(sa)
 
@@ -464,7 +477,8 @@ class Ike:
         sa.timers.stop(When.ATTEMPT)
         succession.arm(sa, now)
         live = Liveness(sa.peer.liveness_seconds) if sa.peer.liveness_seconds else None
-        sa.extensions = tuple(e for e in (*sa.extensions, live) if e and e is not self._natd)
+        done = (self._natd, _INTERMEDIATE)
+        sa.extensions = tuple(e for e in (*sa.extensions, live) if e and e not in done)
         self.emit(
             IkeSaEstablished(
                 ike_id=sa.ike_id,

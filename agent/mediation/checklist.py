@@ -132,9 +132,17 @@ class Checklist:
 
     @property
     def valid(self) -> Pair | None:
-        """The valid pair of highest priority that was not nominated before."""
+        """The valid pair of highest priority that was not nominated before.
+
+        For the initiator a pair of offered endpoints is as good as valid when both sides' checks
+        have left on it and the other one's has come: its NAT is open for us then, and the response
+        to ours, half a round trip away, would seldom say anything else. (It would where our NAT
+        maps by destination and lets everybody in.) Should it not carry the IKE_SA_INIT after all,
+        that is given up and the checks go on (`resume`), as with any path.
+        """
         for pair in self.pairs:
-            if pair.state is PairState.SUCCEEDED and not pair.was_nominated:
+            is_open = pair.was_heard and pair.sent and pair.state is PairState.IN_PROGRESS
+            if (is_open or pair.state is PairState.SUCCEEDED) and not pair.was_nominated:
                 return pair
         return None
 
@@ -241,6 +249,9 @@ class Checklist:
         if pair is not None:
             self.budget.heard(path.remote)
             self._trigger(pair)
+            if self._is_initiator and not pair.is_revealed and not pair.was_heard:
+                pair.was_heard = True
+                self._note_valid(pair, now)
         seen = MeEndpoint.of(EndpointType.PEER_REFLEXIVE, path.remote, check.endpoint.priority)
         data = self._encode(check.number, seen, is_response=True)
         self.outputs.append(Transmit(path, data))
@@ -264,10 +275,15 @@ class Checklist:
         if pair.state is not PairState.SUCCEEDED:
             pair.state = PairState.SUCCEEDED
             pair.rtt = now - pair.first_sent
-            if self._first_valid is None:
-                self._first_valid = now
-                self._first_rtt = pair.rtt
+            self._note_valid(pair, now)
+            if pair.was_heard:
+                pair.was_nominated = pair is self.nominated
         return None
+
+    def _note_valid(self, pair: Pair, now: float) -> None:
+        if self._first_valid is None and pair.sent:
+            self._first_valid = now
+            self._first_rtt = now - pair.first_sent
 
     # -- nomination ------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Pair:
         "base",
         "first_sent",
         "is_direct",
+        "is_revealed",
         "next_send",
         "number",
         "priority",
@@ -45,6 +46,7 @@ class Pair:
         "sent",
         "state",
         "triggered",
+        "was_heard",
         "was_nominated",
     )
 
@@ -56,9 +58,11 @@ class Pair:
         self.remote = remote
         self.priority = priority
         self.is_direct = is_direct
+        self.is_revealed = False  # by a check, from where no endpoint was offered
         self.state = PairState.WAITING
         self.triggered = False  # queued because the other side's check came
         self.prodded = False  # a check of this run was already sent because of that
+        self.was_heard = False  # the other side's check came on it
         self.was_nominated = False
         self.sent = 0  # checks of this run
         self.first_sent = 0.0
@@ -145,6 +149,7 @@ class Pairs:
         direct = known is None or known.type != EndpointType.RELAYED
         number = len(self._sorted) + 1
         pair = Pair(number, local, remote, self._priority(ours, theirs), is_direct=direct)
+        pair.is_revealed = True
         self._put(pair)
         self._sorted.sort(key=lambda p: -p.priority)
         return pair

@@ -64,9 +64,25 @@ KEYWORDS: dict[str, Keyword] = {
     "modp2048": Keyword(_KE, KeyExchangeId.MODP_2048),
     "modp3072": Keyword(_KE, KeyExchangeId.MODP_3072),
     "modp4096": Keyword(_KE, KeyExchangeId.MODP_4096),
+    "mlkem768": Keyword(_KE, KeyExchangeId.ML_KEM_768),
+    "mlkem1024": Keyword(_KE, KeyExchangeId.ML_KEM_1024),
     "noesn": Keyword(TransformType.ESN, EsnId.NO_ESN),
     "esn": Keyword(TransformType.ESN, EsnId.ESN),
 }
+
+# RFC 9370: up to seven further key exchanges, each alternative with the number of its round. With
+# ke1_none a peer that does without may share a proposal with one that does not.
+ADDITIONAL = tuple(TransformType(t) for t in range(TransformType.ADDKE1, TransformType.ADDKE7 + 1))
+KEYWORDS.update(
+    {
+        f"ke{round_}_{word}": Keyword(kind, id_)
+        for round_, kind in enumerate(ADDITIONAL, 1)
+        for word, id_ in (
+            *((w, k.id) for w, k in tuple(KEYWORDS.items()) if k.type == _KE),
+            ("none", KeyExchangeId.NONE),
+        )
+    }
+)
 
 # In an IKE proposal strongSwan takes the PRF from the hash of the integrity algorithm where
 # no PRF is named, with an AEAD cipher too (which then has no integrity algorithm of its own).
@@ -136,6 +152,8 @@ REFUSED: dict[str, str] = {
         "ecp192 ecp224 ecp224bp",
     ),
 }
+REFUSED["mlkem512"] = "ML-KEM-512 is not in the cryptography package; use mlkem768 instead"
+REFUSED.update({f"ke{n}_mlkem512": REFUSED["mlkem512"] for n in range(1, 8)})
 
 AEAD: frozenset[int] = frozenset(
     {

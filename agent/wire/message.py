@@ -276,6 +276,15 @@ def encrypted_prefix(header: Header, first_inner: int, body_length: int) -> byte
     return head + _GENERIC.pack(first_inner, 0, _GENERIC.size + body_length)
 
 
+def fragment_prefix(
+    header: Header, first_inner: int, number: int, total: int, body_length: int
+) -> bytes:
+    """The same for an SKF payload (RFC 7383 §2.5); `first_inner` is 0 but for the first."""
+    length = _GENERIC.size + _FRAGMENT.size + body_length
+    head = _encode_header(header, PayloadType.SKF, HEADER_LENGTH + length)
+    return head + _GENERIC.pack(first_inner, 0, length) + _FRAGMENT.pack(number, total)
+
+
 def _encode_header(header: Header, first: int, length: int) -> bytes:
     if length > MAX_MESSAGE:
         raise WireError("too_long")

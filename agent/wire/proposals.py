@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.wire.codes import EsnId, ProtocolId, TransformType
-from agent.wire.keywords import AEAD, KEYWORDS, PRF_OF_HASH, REFUSED, Keyword
+from agent.wire.keywords import ADDITIONAL, AEAD, KEYWORDS, PRF_OF_HASH, REFUSED, Keyword
 from agent.wire.text import printable
 from agent.wire.transforms import (
     MAX_PROPOSALS,
@@ -39,10 +39,8 @@ __all__ = [
 ]
 
 # Types whose ID 0 means "none": leaving the type out says the same (RFC 7296 §3.3.3, RFC 9370).
-_MAY_BE_NONE = frozenset(
-    {TransformType.INTEG, TransformType.KE}
-    | set(range(TransformType.ADDKE1, TransformType.ADDKE7 + 1))
-)
+_MAY_BE_NONE = frozenset({TransformType.INTEG, TransformType.KE, *ADDITIONAL})
+_KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL})
 
 
 # --- choice -------------------------------------------------------------------------------
@@ -93,13 +91,17 @@ def _choose_transforms(
     theirs: dict[int, list[Transform]], ours: dict[int, list[Transform]]
 ) -> tuple[Transform, ...] | None:
     chosen: list[Transform] = []
+    methods: set[int] = set()
     for type_ in sorted(theirs.keys() | ours.keys()):
         offered = theirs.get(type_) or _nothing(type_)
         for transform in ours.get(type_) or _nothing(type_):
-            if transform in offered:
+            # RFC 9370 §2.2.2: no key exchange method twice, but for "none".
+            if transform in offered and not (type_ in _KEY_EXCHANGES and transform.id in methods):
                 break
         else:
             return None
+        if type_ in _KEY_EXCHANGES and transform.id:
+            methods.add(transform.id)
         if type_ in theirs:  # what they left out, the answer leaves out
             chosen.append(transform)
     return tuple(chosen)
@@ -156,16 +158,15 @@ def _is_encryption(word: str) -> bool:
 
 def _look_up(word: str, text: str, protocol: int) -> Keyword:
     keyword = KEYWORDS.get(word)
-    types = (
-        {TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE}
-        if protocol == ProtocolId.IKE
-        else {TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN}
-    )
+    types = {TransformType.ENCR, TransformType.INTEG, *_KEY_EXCHANGES}
+    types.add(TransformType.PRF if protocol == ProtocolId.IKE else TransformType.ESN)
     if keyword is not None and keyword.type in types:
         return keyword
     if word in REFUSED:
         raise ValueError(f"{printable(text)}: '{word}': {REFUSED[word]}")
-    allowed = " ".join(w for w, k in KEYWORDS.items() if k.type in types)
+    # ke1_ stands for all seven, or nobody reads the sentence to its end.
+    shown = types - set(ADDITIONAL[1:])
+    allowed = " ".join(w for w, k in KEYWORDS.items() if k.type in shown)
     if keyword is not None:
         why = f"has no place in a proposal for {'IKE' if protocol == ProtocolId.IKE else 'ESP'}"
     else:
@@ -197,6 +198,11 @@ def _completed(
             raise ValueError(f"{name}: no PRF: prfsha256, prfsha384 or prfsha512")
         if TransformType.KE not in types:
             raise ValueError(f"{name}: no key exchange: x25519, ecp256 or modp2048")
+    elif types & set(ADDITIONAL) and TransformType.KE not in types:
+        raise ValueError(f"{name}: ke1_… comes after a key exchange such as x25519")
     elif TransformType.ESN not in types:
         transforms.append(Transform(TransformType.ESN, EsnId.NO_ESN))
+    rounds = [t in types for t in ADDITIONAL]
+    if rounds != sorted(rounds, reverse=True):
+        raise ValueError(f"{name}: additional key exchanges are numbered from ke1_ on, no gaps")
     return tuple(sorted(transforms, key=lambda t: t.type))

@@ -23,7 +23,7 @@ from agent.wire.codes import (
     known,
 )
 from agent.wire.errors import WireError
-from agent.wire.keywords import PRF_OF_INTEGRITY, word_of
+from agent.wire.keywords import ADDITIONAL, PRF_OF_INTEGRITY, word_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -70,9 +70,7 @@ class Transform:
         return word_of(self.type, self.id, self.key_length)
 
 
-_KEY_EXCHANGES = frozenset(
-    {TransformType.KE, *range(TransformType.ADDKE1, TransformType.ADDKE7 + 1)}
-)
+_KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +89,12 @@ class Proposal:
     def transform(self, type_: int) -> Transform | None:
         """The first transform of a type; the only one in a chosen proposal."""
         return next((t for t in self.transforms if t.type == type_), None)
+
+    @property
+    def additional(self) -> tuple[int, ...]:
+        """The types of additional key exchanges that it has (RFC 9370), "none" among them."""
+        kinds = {t.type for t in self.transforms}
+        return tuple(kind for kind in ADDITIONAL if kind in kinds)
 
     def with_spi(self, spi: bytes) -> Proposal:
         """The same with another SPI."""
@@ -252,7 +256,10 @@ def _words(proposal: Proposal) -> Iterator[str]:
     implied: list[Transform] = []
     if proposal.protocol == ProtocolId.IKE and proposal.of_type(TransformType.INTEG):
         implied = implied_prfs(proposal.of_type(TransformType.INTEG))
-    order = (TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE)
+    order = (
+        *(TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE),
+        *ADDITIONAL,
+    )
     shown = [t for type_ in order for t in proposal.of_type(type_)]
     shown += [t for t in proposal.transforms if t.type not in order]
     if list(proposal.of_type(TransformType.PRF)) == implied:

@@ -35,6 +35,7 @@ from tests.lab.daemon import Hearthgate, public_text
 from tests.lab.scenario import seed
 
 if TYPE_CHECKING:
+    from agent.wire.message import Message
     from agent.wire.proposals import Proposal
 
 WINDOW = 8  # registrations under way; more from one network would have to show cookies
@@ -140,7 +141,7 @@ class Crowd:
 class Nobody:
     """The crowd answers nobody."""
 
-    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+    def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
         return ()
 
     def find_peer(self, *_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.datagram import Address, Dropped, Path, Transmit
+from agent.engine.connection import PATH_SECONDS
 from agent.ike.events import IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import KeyAuth, Peer
 from agent.ike.settings import IkeSettings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.ike.extension import Extension
+    from agent.wire.message import Message
     from agent.wire.proposals import Proposal
     from tests.support.network import Network
 
@@ -53,7 +55,7 @@ class Station:
         """Whether there was one."""
         return any(isinstance(e, kind) for e in self.events)
 
-    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+    def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
         """See Pad."""
         return self.proposals
 
@@ -274,7 +276,7 @@ class Machine(Station):
                 if isinstance(said, PathFound) and said.is_initiator:
                     peer = self.peer_for(self.friend(said.pseudonym))
                     extension = self.client.connect_extension(said.connect_id)
-                    self.ike.connect(peer, said.path, now, (extension,))
+                    self.ike.connect(peer, said.path, now, (extension,), patience=PATH_SECONDS)
         return self.taken()
 
 

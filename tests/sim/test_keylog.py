@@ -27,7 +27,7 @@ from agent.wire.payloads import Identification
 from agent.wire.proposals import parse_proposals
 from tests.sim.test_engines import Box, echo
 from tests.support.network import Network
-from tests.support.tshark import PRIVATE, dissect, pcap
+from tests.support.tshark import NEWER, PRIVATE, dissect, pcap
 
 if TYPE_CHECKING:
     from pathlib import Path as Folder
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # Together every word of ours that tshark 4.0 can decrypt IKE with; ESP beyond what it can
 # (ChaCha20-Poly1305, the ICV with extended sequence numbers) is decrypted here.
 SUITES = [
+    ("aes128gcm16-prfsha256-x25519-ke1_mlkem768", "aes128gcm16-x25519"),
     ("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"),
     ("aes256gcm16-prfsha384-ecp256", "aes256gcm16-esn"),
     ("aes128-sha256-ecp384", "aes128-sha256-ecp384"),
@@ -45,7 +46,6 @@ SUITES = [
     ("aes128ccm8-prfsha256-x25519", "aes128gcm16-x25519-esn"),
     ("aes256ccm8-prfsha384-x25519", "aes256-sha512-esn"),
 ]
-ECHOES = 10
 
 
 class Session:
@@ -53,6 +53,7 @@ class Session:
 
     def __init__(self, ike: str, esp: str) -> None:
         self.network = network = Network()
+        self.is_hybrid = "mlkem" in ike
         self.lines: list[str] = []
         proposals = parse_proposals((ike,), ProtocolId.IKE)
         ciphers = parse_proposals((esp,), ProtocolId.ESP)
@@ -91,7 +92,10 @@ class Session:
         a.engine.connect("b", network.now)
         assert network.run(5, lambda: bool(a.of(TunnelUp) and b.of(TunnelUp)))
         self._echo(a, b)
-        for one, name, ike in ((a, "b", False), (b, "a", False), (b, "a", True), (a, "b", True)):
+        rekeyings = [(a, "b", False), (b, "a", False), (b, "a", True), (a, "b", True)]
+        # tshark reassembles by addresses and message ID alone, and takes fragments of two IKE SAs
+        # for one message: no second IKE SA where each begins with fragments.
+        for one, name, ike in rekeyings[: 3 if self.is_hybrid else 4]:
             one.engine.rekey(name, network.now, ike=ike)
             network.run(1)
             self._echo(a, b)
@@ -125,7 +129,7 @@ def test_tshark_reads_everything(tmp_path, suite):
     verdict = dissect(tmp_path, session.capture(tmp_path), lines)
     assert len(verdict.frames) == len(session.network.trace)
     assert verdict.sealed() == []
-    assert verdict.unknown() <= PRIVATE
+    assert verdict.unknown() <= PRIVATE | (NEWER if "mlkem" in suite[0] else set())
     names = verdict.names()
     for name in (
         *("IKE_SA_INIT (34)", "IKE_AUTH (35)", "CREATE_CHILD_SA (36)", "INFORMATIONAL (37)"),
@@ -135,7 +139,7 @@ def test_tshark_reads_everything(tmp_path, suite):
     notifies = {int(n) for f in verdict.ike for n in re.findall(r"STATUS TYPES \((\d+)\)", f)}
     assert {40962, 40963, 40965, 40966, 40967, 40968, 41001, 41002, 41003} <= notifies
     esp = [p for _, _, p in session.network.trace if is_esp(p.data)]
-    assert len(verdict.esp) == len(esp) == ECHOES
+    assert len(verdict.esp) == len(esp) == (8 if session.is_hybrid else 10)
     assert all(opened(packet.data, lines)[:1] == b"\x60" for packet in esp)
     wrong = verdict.wrong()
     if "-esn" in suite[1] and not verdict.knows_esn:

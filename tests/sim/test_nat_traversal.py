@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from agent.engine.connection import PATH_SECONDS
 from agent.mediation.events import ConnectFailed, ConnectFailure, PathFound, ReflexiveChanged
 from agent.mediation.settings import UNANSWERED_BUDGET
 from agent.wire.mediation import is_check
@@ -42,13 +43,13 @@ def test_matrix(nat_a: tuple[Behaviour, Behaviour], nat_b: tuple[Behaviour, Beha
         assert s.a.of(PathFound)[0].path.local == s.a.hosts[0]
     else:
         assert s.a.of(ConnectFailed)[0].reason is ConnectFailure.NO_PATH
-        assert took < 16
+        assert took < 16 + PATH_SECONDS  # an IKE_SA_INIT may have been tried in vain
         s.network.run(20)
         assert s.b.of(ConnectFailed)[0].reason is ConnectFailure.NO_PATH
 
 
 def test_time_is_bound_by_round_trips() -> None:
-    """20 ms a side: ME_CONNECT 80, checks 80 and one slot, IKE_SA_INIT 80, IKE_AUTH 80."""
+    """20 ms a side: ME_CONNECT 80, checks 40 and one slot, IKE_SA_INIT 80, IKE_AUTH 80."""
     s = scene()
     s.connect()
     caller_up = s.a.established[s.a.tunnels()[0].ike_id]
@@ -57,7 +58,7 @@ def test_time_is_bound_by_round_trips() -> None:
         for at, name, p in reversed(s.network.trace)
         if name == "a" and p.data[18] == 240 and not p.data[19] & 0x20
     )
-    assert 0.32 < caller_up - started < 0.37
+    assert 0.28 < caller_up - started < 0.33
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -8,7 +8,7 @@ A script line both moves one datagram and says what it must be:
     a x-- b: INFORMATIONAL! D(ESP)
 
 Payloads are compared as a set of words in their order, decrypted with the sender's own keys. The
-NAT detection and hash notifies of IKE_SA_INIT are left out, they are always there.
+NAT detection, hash and fragmentation notifies of IKE_SA_INIT are left out, they are always there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent.crypto.algorithms import IntegrityError
 from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
 from agent.ike.events import InstallChildSa, RemoveChildSa
@@ -30,6 +31,7 @@ from agent.wire.message import decode_message, decode_payloads
 from agent.wire.payloads import (
     DeletePayload,
     Encrypted,
+    EncryptedFragment,
     Identification,
     NotifyPayload,
     UnknownPayload,
@@ -53,6 +55,7 @@ _ALWAYS = {
     NotifyType.NAT_DETECTION_SOURCE_IP,
     NotifyType.NAT_DETECTION_DESTINATION_IP,
     NotifyType.SIGNATURE_HASH_ALGORITHMS,
+    NotifyType.IKEV2_FRAGMENTATION_SUPPORTED,
 }
 
 IKE_PROPOSALS = ("aes128gcm16-prfsha256-x25519",)
@@ -110,7 +113,7 @@ class Book:
         self.peers = list(peers)
         self.proposals: tuple[Proposal, ...] = ()
 
-    def responder_proposals(self, path: Path) -> tuple[Proposal, ...]:
+    def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
         """See Pad."""
         return self.proposals or tuple(p for peer in self.peers for p in peer.proposals)
 
@@ -141,7 +144,7 @@ class Side:
     address: Address
     outputs: list[object] = field(default_factory=list)
     installed: dict[bytes, InstallChildSa] = field(default_factory=dict)
-    seals: dict[bytes, object] = field(default_factory=dict)
+    seals: dict[bytes, list] = field(default_factory=dict)  # each round of keys has one
 
     def events(self, kind: type[T]) -> list[T]:
         """The outputs of a class, in their order."""
@@ -201,8 +204,9 @@ class Pair:
         """Collect the outputs of both."""
         for side in (self.a, self.b):
             for spi, sa in side.ike._by_spi.items():
-                if sa.protection is not None:
-                    side.seals[spi] = sa.protection._outbound
+                seals = side.seals.setdefault(spi, [])
+                if sa.protection is not None and sa.protection._outbound not in seals:
+                    seals.append(sa.protection._outbound)
             while (output := side.ike.poll_output()) is not None:
                 match output:
                     case Transmit(path=path, data=data):
@@ -293,11 +297,15 @@ class Pair:
         if encrypted is None:
             return message
         own = message.header.spis[:8] if message.header.is_initiator else message.header.spis[8:]
-        cipher = side.seals[own]
-        body, iv = encrypted.body, cipher.iv_length  # type: ignore[attr-defined]
-        inner = cipher.open(body[:iv], body[iv:], encrypted.aad)  # type: ignore[attr-defined]
-        inner = inner[: len(inner) - 1 - inner[-1]]
-        return replace(message, payloads=decode_payloads(encrypted.first_inner, inner))
+        for cipher in reversed(side.seals[own]):
+            body, iv = encrypted.body, cipher.iv_length
+            try:
+                inner = cipher.open(body[:iv], body[iv:], encrypted.aad)
+            except IntegrityError:
+                continue
+            inner = inner[: len(inner) - 1 - inner[-1]]
+            return replace(message, payloads=decode_payloads(encrypted.first_inner, inner))
+        raise KeyError(own)
 
     def describe(self, side: Side, data: bytes) -> str:
         """One line about what `side` sent."""
@@ -319,6 +327,8 @@ def _word(payload: Payload) -> str:
                 return ""
             name = known(NotifyType, kind)
             return f"N({name.name if isinstance(name, NotifyType) else name})"
+        case EncryptedFragment(number=number, total=total):
+            return f"SKF({number}/{total})"
         case DeletePayload(protocol=protocol):
             return f"D({ProtocolId(protocol).name})"
         case UnknownPayload(type=kind):

@@ -16,6 +16,7 @@ from agent.ike.crash import decode_invalid_spi
 from agent.ike.events import CloseReason
 from agent.mediation.events import ConnectFailure
 from agent.peers import Peers
+from agent.wire.message import Header, Message
 from agent.wire.payloads import Identification
 from tests.support.pair import key_of, seeded
 from tests.unit.engine.machines import Scene
@@ -122,6 +123,10 @@ def test_replayed_datagrams_change_nothing():
     assert scene.gateway.peer("laptop").path.startswith("192.0.2.1")
 
 
+REQUEST = Message(
+    Header(bytes(8), bytes(8), 34, is_initiator=True, is_response=False, message_id=0)
+)
+
 # --- the authority -----------------------------------------------------------------------------
 
 
@@ -129,7 +134,7 @@ def test_nobody_is_known_by_default():
     authority = Authority(profiles.OUR_IKE)
     who = Identification.key_id(key_of("x").public)
     assert authority.find_peer(who, None, ()) is None
-    assert authority.responder_proposals(Path(Address(b"", 0), Address(b"", 0)))
+    assert authority.responder_proposals(Path(Address(b"", 0), Address(b"", 0)), REQUEST)
 
 
 def test_proposals_of_single_peers_are_accepted_after_ours():
@@ -138,7 +143,7 @@ def test_proposals_of_single_peers_are_accepted_after_ours():
     )
     authority = Authority(profiles.OUR_IKE[:1])
     authority.set_peers(profiles.peers(config, KEYS, Peers()))
-    found = authority.responder_proposals(Path(Address(b"", 0), Address(b"", 0)))
+    found = authority.responder_proposals(Path(Address(b"", 0), Address(b"", 0)), REQUEST)
     assert found[0] == profiles.OUR_IKE[0]
     assert len(found) == 2
 

@@ -20,7 +20,7 @@ PROPOSALS = ike_proposals()
 class Anybody:
     """A Pad that takes a pseudonym for its key, as our mediator does."""
 
-    def responder_proposals(self, path):
+    def responder_proposals(self, path, request):
         return PROPOSALS
 
     def find_peer(self, remote_id, local_id, context):

@@ -244,9 +244,9 @@ def test_an_endpoint_that_answers_is_not_counted() -> None:
 
 
 def test_a_pair_that_is_heard_goes_on_to_thirteen_repetitions() -> None:
-    checklist = make()
+    checklist = make(is_initiator=False)
     until(checklist, 0.1)
-    checklist.receive(TO_SEEN, request(), 0.1)
+    checklist.receive(TO_SEEN, request(key=KI), 0.1)
     sent(checklist)
     until(checklist, 300.0)
     pair = checklist.pairs.numbered(2)
@@ -312,9 +312,9 @@ def test_a_request_is_answered_and_triggers_its_pair() -> None:
 
 
 def test_a_triggered_check_goes_at_once_when_the_slot_is_free() -> None:
-    checklist = make()
+    checklist = make(is_initiator=False)
     until(checklist, 0.25)
-    assert checklist.receive(TO_SEEN, request(), 0.25) is None
+    assert checklist.receive(TO_SEEN, request(key=KI), 0.25) is None
     assert [(decode_check(t.data).is_response, t.path) for t in sent(checklist)] == [
         (True, TO_SEEN),
         (False, TO_SEEN),
@@ -322,13 +322,25 @@ def test_a_triggered_check_goes_at_once_when_the_slot_is_free() -> None:
 
 
 def test_a_pair_in_progress_is_triggered_once_in_a_run() -> None:
-    checklist = make()
+    checklist = make(is_initiator=False)
     until(checklist, 0.21)
     checks = []
     for count in range(5):
-        checklist.receive(TO_SEEN, request(), 0.21 + count * 0.02)
+        checklist.receive(TO_SEEN, request(key=KI), 0.21 + count * 0.02)
         checks += [t for t in sent(checklist) if not decode_check(t.data).is_response]
     assert len(checks) == 1
+
+
+def test_the_caller_goes_on_as_soon_as_it_hears_the_other_side() -> None:
+    """Both have sent on that pair and theirs has come: their NAT lets ours in."""
+    checklist = make()
+    until(checklist, 0.21)
+    checklist.receive(TO_SEEN, request(), 0.21)
+    assert checklist.nominated is checklist.pairs.numbered(2)
+    checklist.resume(0.3)  # it did not carry the IKE_SA_INIT
+    assert checklist.nominated is None
+    checklist.receive(TO_SEEN, response(2), 0.4)
+    assert checklist.nominated is checklist.pairs.numbered(2)
 
 
 def test_a_failed_pair_is_tried_again() -> None:
