@@ -106,12 +106,16 @@ class Daemon:
         self.spawn(self._expire_invitations())
 
     async def start_services(self) -> None:
-        """The listeners for the devices, on the inner address."""
-        if self.house.config.devices and self.tun is not None:
+        """The listeners for the devices, on the inner address.
+
+        A gateway that has no device yet says so, instead of keeping its operators waiting.
+        """
+        config = self.house.config
+        if self.tun is not None and (config.devices or config.mediators):
             from agent.services import Services
 
             self.services = Services(
-                self.house.config.devices,
+                config.devices,
                 str_address(self.house.keys.address),
                 self.tun.name,
                 self.peer_at,

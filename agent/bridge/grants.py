@@ -165,6 +165,8 @@ class Access:
             for grant in self._grants
             if grant.port
         }
+        if any(grant.what in _READS for grant in self._grants):
+            found.add((TCP, HTTP_PORT))  # also where there are none: it says so
         for device in devices:
             if self.may_see(device):
                 found.add((TCP, HTTP_PORT))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.layout import Layout
-from agent.operations.identity import export_identity, read_password
+from agent.operations.identity import export_identity, files_left_out, read_password
 
 if TYPE_CHECKING:
     import argparse
@@ -25,4 +25,6 @@ def run(args: argparse.Namespace) -> int:
     export_identity(Layout(args.root), args.file, read_password(args.password_file, repeat=True))
     print(f"{args.file} holds this board's identity, encrypted. Stop this board before another")
     print("one takes its place: two with one identity keep throwing each other off.")
+    for path in files_left_out(Layout(args.root)):
+        print(f"Not in it: {path}, a pre-shared key; copy it to the same place there.")
     return 0

@@ -27,9 +27,11 @@ class Backoff:
         self._step = first
         self._short = 0
 
-    def next_delay(self) -> float:
+    def next_delay(self, at_most: float | None = None) -> float:
         """The next delay; the one after it is twice as long, up to the limit."""
         step, self._step = self._step, min(self._step * 2, self._limit)
+        if at_most is not None:
+            step = min(step, at_most)
         return step * (0.5 + int.from_bytes(self._random(2), "big") / 131072)
 
     def reset(self) -> None:

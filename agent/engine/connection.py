@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from agent.wire.payloads import Identification
 
 RETRY_FIRST = 5.0  # seconds; a person may be waiting
-RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway
+RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway …
+RETRY_UNCALLED = 45.0  # … and where none was asked for, somebody's NAT may be sane again by then
 FLAP_SECONDS = 120.0  # two boards with one image chase each other off within seconds
 FLAP_COUNT = 4
 ATTEMPT_SECONDS = 45.0  # the whole of one attempt, longer than each of its parts
@@ -221,7 +222,8 @@ class Connection:
             return
         self.connect_id = event.replaced_by
         if self.connect_id is None and self.state is not State.UP:
-            self._fail(self._attempt_error or connect_failed(event.reason, event.detail), now)
+            sentence = self._attempt_error or connect_failed(event.reason, event.detail)
+            self._fail(sentence, now, will_be_called=event.waiting)
 
     def on_established(self, event: IkeSaEstablished, now: float) -> None:
         """An IKE SA with this peer is up, whoever began."""
@@ -381,11 +383,12 @@ class Connection:
             self._has_tunnel = False
             self._emit(TunnelDown(name=self.entry.name))
 
-    def _fail(self, sentence: str, now: float) -> None:
+    def _fail(self, sentence: str, now: float, *, will_be_called: bool = False) -> None:
         self._error = sentence
         self._path = None
         if self.wanted:
-            self._to(State.WAITING, now, now + self._backoff.next_delay())
+            delay = self._backoff.next_delay(None if will_be_called else RETRY_UNCALLED)
+            self._to(State.WAITING, now, now + delay)
         else:
             self._to(State.IDLE, now, None)
 

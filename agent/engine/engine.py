@@ -4,6 +4,8 @@ Contract: call one verb with `now` (monotonic seconds), drain `poll_output()` un
 until `next_timeout()` at most, call `handle_timer`. Datagrams here are UDP payloads as they stand
 on the wire: the non-ESP marker (RFC 3948 §2.2) is put on and taken off in this file, by the port
 of the local socket: 500 goes without.
+
+Longer than the soft limit: it is one switch between the rooms, and its indexes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ header is authenticated with it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import getpass
 import json
 import os
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from agent.config import load_config
 from agent.crypto.auth import load_private_key
-from agent.errors import InputError
+from agent.errors import HearthgateError, InputError
 from agent.layout import Layout
 from agent.operations.setup import daemon_runs
 from agent.peers import Peers
 from board import storage
+from board.errors import BoardError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +89,22 @@ def import_identity(layout: Layout, source: Path, password: str, *, replace: boo
         if storage.write_file(targets[name], files[name], mode=mode):
             written.append(targets[name])
     return written
+
+
+def files_left_out(layout: Layout) -> list[Path]:
+    """The files of pre-shared keys that the configuration names: they are not in the export."""
+    named: list[Path] = []
+
+    def read(path: str) -> bytes:
+        named.append(layout.config.parent / path)
+        return storage.read_file(named[-1]) or b""
+
+    data = storage.read_file(layout.config)
+    with contextlib.suppress(
+        ValueError, HearthgateError, BoardError
+    ):  # mistakes are told elsewhere
+        load_config((data or b"").decode(), str(layout.config), read)
+    return named
 
 
 def read_password(file: Path | None, *, repeat: bool = False) -> str:

@@ -34,9 +34,10 @@ REACH: dict[str, tuple[str, float, bool]] = {
 }
 
 
-def throughput(seconds: int) -> dict[str, Any]:
+def throughput(seconds: int, rounds: int) -> dict[str, Any]:
     """The ratios of tests/bench/throughput.py: the worst of the TCP ones, and UDP."""
-    argv = [sys.executable, "-m", "tests.bench.throughput", "--json", "--seconds", str(seconds)]
+    argv = [sys.executable, "-m", "tests.bench.throughput", "--json"]
+    argv += ["--seconds", str(seconds), "--rounds", str(rounds)]
     done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"throughput: {done.stderr[-800:]}")
@@ -53,7 +54,7 @@ def plan(quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
         "idle": lambda: dict(idle.measure(3 if quick else 7)),
         "handshake": lambda: dict(handshake.measure(200 if quick else 1000)),
         "crowd": lambda: crowd.measure(1500 if quick else 10_000),
-        "throughput": lambda: throughput(1 if quick else 5),
+        "throughput": lambda: throughput(1, 1) if quick else throughput(3, 5),
     }
 
 
