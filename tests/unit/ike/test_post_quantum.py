@@ -639,6 +639,34 @@ def test_simultaneous_rekeyings(rekey: str, seed: int) -> None:
     assert len(pair.a.ike._by_spi) == len(pair.b.ike._by_spi) == 1
 
 
+def test_a_delete_that_begins_between_the_exchanges_of_a_rekeying() -> None:
+    """§2.25.2: the rekeying waits, and the Child SA goes on both sides."""
+    pair = with_child()
+    pair.b.ike.rekey_ike(pair.b.sa.ike_id, pair.now)
+    pair.play(
+        f"""
+        a <-- b: CREATE_CHILD_SA? SA No KE
+        a --> b: CREATE_CHILD_SA! SA No KE {LINK}
+        """
+    )
+    pair.a.ike.delete_child(next(iter(pair.a.installed)), pair.now)
+    pair.play(
+        f"""
+        a <-- b: IKE_FOLLOWUP_KE? KE {LINK}
+        a --> b: INFORMATIONAL? D(ESP)
+        a <-- b: INFORMATIONAL! D(ESP)
+        a --> b: IKE_FOLLOWUP_KE! N(TEMPORARY_FAILURE)
+        """
+    )
+    pair.quiet()
+    assert not pair.a.installed
+    assert not pair.b.installed
+    before = pair.a.sa.spis
+    pair.sleep(30)
+    agree(pair)
+    assert pair.a.sa.spis != before
+
+
 BAD_FOLLOWUPS = {
     "no link": [KePayload(36, KEY)],
     "no key": [NotifyPayload(NotifyType.ADDITIONAL_KEY_EXCHANGE, b"x" * 8)],
