@@ -19,7 +19,7 @@ from agent.ike.states import IkeState
 from agent.ike.suite import Protection
 from agent.wire.codes import ExchangeType, KeyExchangeId, NotifyType
 from agent.wire.message import decode_message, encode_message
-from agent.wire.payloads import KePayload, NotifyPayload, SaPayload
+from agent.wire.payloads import KePayload, NotifyPayload, SaPayload, UnknownPayload
 from tests.support.pair import A_TO_B, Pair, established, ike_proposals, make_pair
 
 PLAIN = "aes128gcm16-prfsha256-x25519"
@@ -291,6 +291,43 @@ def test_support_stripped_from_the_response() -> None:
     assert pair.a.drops == ["invalid_response"]
     pair.sleep(60, deliver=False)
     assert not pair.a.events(IkeSaEstablished)
+
+
+def test_a_forged_answer_leaves_nothing_behind() -> None:
+    """THREATS 13: neither rounds nor fragments of it are expected from the true responder."""
+    pair = make_pair(ike=BOTH, child=True)
+    pair.b.book.proposals = ike_proposals(PLAIN)
+    pair.b.ike._attach = lambda sa, extensions: setattr(sa, "extensions", (pair.b.ike._natd,))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    pair.deliver(pair.pending.pop(0))
+    answer = pair.pending.pop(0)
+
+    def forged(payload):
+        (first,) = ike_proposals(HYBRID)
+        if isinstance(payload, SaPayload):
+            return SaPayload((first,))
+        if isinstance(payload, NotifyPayload):
+            return NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED)
+        return payload
+
+    pair.a.ike.receive(answer.arriving, _edited(answer.data, forged), pair.now)
+    pair.drain()
+    assert pair.a.drops == ["invalid_response"]
+    pair.deliver(answer)
+    pair.settle()
+    agree(pair)
+    assert pair.a.sa.fragments is None
+
+
+def test_an_unknown_critical_payload_in_a_round_ends_the_half_open_sa() -> None:
+    pair = start()
+    _send_round(pair, [KePayload(36, KEY), UnknownPayload(200, True, b"?")])
+    (answer,) = pair.pending
+    described = pair.describe(pair.b, answer.data)
+    assert described == "IKE_INTERMEDIATE! N(UNSUPPORTED_CRITICAL_PAYLOAD)"
+    (sa,) = pair.b.ike._by_spi.values()
+    assert sa.state is IkeState.REFUSED
 
 
 def test_ike_auth_without_the_round_is_refused() -> None:
