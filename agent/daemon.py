@@ -86,6 +86,7 @@ class Daemon:
             if self.tun
             else None,
             mtu=house.config.mtu,
+            restart_secret=profiles.restart_secret(house.keys),
         )
 
     # --- life ---------------------------------------------------------------------------------

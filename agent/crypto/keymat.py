@@ -14,7 +14,7 @@ out: PRFs with a fixed key length (AES-XCBC, AES-CMAC), which §2.14 would have 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.crypto.algorithms import prf_plus
@@ -87,6 +87,14 @@ def derive_ike_keys(
     return IkeKeys(
         sk_d=sk_d, sk_ai=sk_ai, sk_ar=sk_ar, sk_ei=sk_ei, sk_er=sk_er, sk_pi=sk_pi, sk_pr=sk_pr
     )
+
+
+def mix_ppk(prf: Prf, ppk: bytes, keys: IkeKeys) -> IkeKeys:
+    """`keys` of a first IKE SA with the postquantum preshared key `ppk` in them (RFC 8784 §3)."""
+    sk_d, sk_pi, sk_pr = (
+        prf_plus(prf, ppk, key, len(key)) for key in (keys.sk_d, keys.sk_pi, keys.sk_pr)
+    )
+    return replace(keys, sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr)
 
 
 def child_keymat(

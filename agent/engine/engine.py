@@ -31,6 +31,7 @@ from agent.engine.registration import Registration
 from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
+from agent.ike.crash import Tokens
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
@@ -74,7 +75,9 @@ class Engine:
         mtu: int = 1280,
         ike_settings: IkeSettings | None = None,
         mediation_settings: MediationSettings | None = None,
+        restart_secret: bytes | None = None,
     ) -> None:
+        """`restart_secret`: 32 octets, the same after each restart, for quick crash detection."""
         self.dropped: Counter[str] = Counter()
         self._random = random
         self._outputs: deque[Output] = deque()
@@ -98,6 +101,7 @@ class Engine:
             pad=self._authority,
             random=random,
             settings=ike_settings,
+            tokens=Tokens(restart_secret) if restart_secret is not None else None,
             responder_extensions=(
                 self._server_extension,
                 responder_factory(lambda: [r.client for r in self._registrations.values()]),
@@ -360,16 +364,28 @@ class Engine:
         path, data = received.path, received.data
         if path.local.port != IKE_PORT:
             if data[:4] != NON_ESP_MARKER:
-                if data != KEEPALIVE:
-                    self.dropped["esp_unknown_spi" if len(data) >= MIN_ESP else "not_ike"] += 1
+                self._on_foreign(path, data, now)
                 return
             data = data[4:]
         if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:
             clients = self._registrations.values()
-            if not any(r.client.receive_check(path, data, now) for r in clients):
+            if not any(
+                r.client.receive_check(path, data, now) for r in clients
+            ) and not self._ike.on_invalid_spi(path, data, now):
                 self.dropped["unknown_check"] += 1
             return
         self._ike.receive(path, data, now)
+
+    def _on_foreign(self, path: Path, data: bytes, now: float) -> None:
+        """Neither IKE nor ESP of an SA that we have."""
+        if data == KEEPALIVE:
+            return
+        if len(data) < MIN_ESP:
+            self.dropped["not_ike"] += 1
+            return
+        self.dropped["esp_unknown_spi"] += 1
+        if path not in self._by_path:  # else it is on its way from an SA that was just replaced
+            self._ike.on_unknown_esp(path, data, now)
 
     def _settle(self, now: float) -> None:
         """Pass outputs between the rooms until nobody has any, then note the deadlines."""
@@ -416,6 +432,12 @@ class Engine:
                     connection.on_child_closed(output, now)
             case ike_events.PathChanged(ike_id=ike_id, path=path):
                 self._on_path_changed(ike_id, path)
+            case ike_events.ReauthenticationDue(ike_id=ike_id):
+                if (connection := self._owner(ike_id)) is not None:
+                    connection.reauthenticate(ike_id, now)
+                for registration in self._registrations.values():
+                    if registration.ike_id == ike_id:
+                        registration.restart(now)
             case ike_events.IkeSaUnanswered(ike_id=ike_id):
                 self._on_unanswered(ike_id, now)
             case ike_events.IkeSaRekeyed():

@@ -23,6 +23,7 @@ class CloseReason(StrEnum):
     DELETED = "deleted"  # we asked for it
     BY_PEER = "by_peer"  # the peer sent a Delete payload
     TIMEOUT = "timeout"  # no answer
+    RESTARTED = "restarted"  # the peer proved that it has forgotten the SA (RFC 6290)
     AUTHENTICATION_FAILED = "authentication_failed"
     NO_PROPOSAL_CHOSEN = "no_proposal_chosen"
     TS_UNACCEPTABLE = "ts_unacceptable"
@@ -60,6 +61,14 @@ class IkeSaRekeyed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSaUnanswered:
     """A request on an established IKE SA stays without answer; the SA lives on for a while yet."""
+
+    ike_id: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReauthenticationDue:
+    """The initial exchanges are to be repeated beside this SA, which soon ends (RFC 4478)."""
 
     ike_id: int
     peer: str
@@ -172,6 +181,7 @@ Event = (
     IkeSaEstablished
     | IkeSaRekeyed
     | IkeSaUnanswered
+    | ReauthenticationDue
     | IkeSaClosed
     | ChildSaEstablished
     | ChildSaRekeyed

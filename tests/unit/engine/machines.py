@@ -57,6 +57,7 @@ class Machine:
             random=seeded(f"{self.name} {self.boots}"),
             proposals=profiles.OUR_IKE,
             enrol=self.enrol,
+            restart_secret=profiles.restart_secret(self.keys),
         )
         entry = profiles.server(self.config, self.keys)
         if entry is not None:
