@@ -15,6 +15,7 @@ from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.datagram import Transmit
 from agent.ike import followup, intermediate
 from agent.ike.events import ChildSaRekeyed, CloseReason, IkeSaClosed, IkeSaEstablished
+from agent.ike.pad import Ppk
 from agent.ike.states import IkeState
 from agent.ike.suite import Protection
 from agent.wire.codes import ExchangeType, KeyExchangeId, NotifyType
@@ -175,6 +176,19 @@ def test_a_repeated_round_gets_the_same_answer() -> None:
     pair.pending = [auth]
     pair.settle()
     agree(pair)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_with_a_postquantum_preshared_key_besides(required: bool) -> None:
+    """RFC 8784 mixes it in after the last round; IntAuth is under the keys of before."""
+    pair = make_pair(ike=[HYBRID], child=True)
+    ppk = Ppk(id=b"key", secret=b"p" * 32, required=required)
+    for side in (pair.a, pair.b):
+        side.book.peers = [replace(side.peer, ppk=ppk)]
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.settle()
+    agree(pair)
+    assert pair.a.last(IkeSaEstablished).suite.startswith(HYBRID + " +")
 
 
 # -- falling back, or not ------------------------------------------------------------------------
