@@ -150,10 +150,9 @@ class FragmentationSupport(Extension):
 
 
 def _read(sa: IkeSa, message: Message) -> bool:
-    if message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is None:
-        return False
-    sa.fragments = Fragments()
-    return True
+    announced = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
+    sa.fragments = Fragments() if announced else None
+    return announced
 
 
 # -- sending -------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: fl
         payloads, then = _handle(sa, message, now)
     except ProtocolError as error:
         payloads = [answer_to(error)]
-        if exchange == ExchangeType.IKE_AUTH or error.fatal:
+        if sa.state is IkeState.HALF_OPEN or error.fatal:
             fatal = error
     _respond(sa, path, header, opened, payloads)
     if fatal is not None:

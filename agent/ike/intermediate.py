@@ -101,10 +101,10 @@ class IntermediateSupport(Extension):
 def _expect_rounds(sa: IkeSa) -> bool:
     assert sa.suite is not None
     assert sa.handshake is not None
-    if not sa.suite.additional_groups:
-        return False
-    sa.handshake.rounds_due = Rounds(sa.suite.additional_groups)
-    return True
+    # Each answer anew: the one before may have been a forgery.
+    groups = sa.suite.additional_groups
+    sa.handshake.rounds_due = Rounds(groups) if groups else None
+    return bool(groups)
 
 
 def sent(sa: IkeSa, header: Header, first_inner: int, inner: bytes) -> None:

@@ -173,6 +173,8 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     ]
 
     def finish(secrets: bytes, now: float) -> Callable[[], None] | None:
+        if sa.outgoing.topic is Topic.CHILD:
+            raise TemporaryFailure  # §2.25.2, in a follow-up: begun since the rekeying began
         new = successor(
             sa,
             spi,

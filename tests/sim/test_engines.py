@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+import pytest
+
 from agent.crypto.keys import inner_address
 from agent.datagram import Address, Path, Received, Transmit
 from agent.engine.engine import Engine
@@ -97,7 +99,7 @@ class Box:
             one_time=childless,
         )
 
-    def register(self, server: Box, now: float) -> None:
+    def register(self, server: Box, now: float, proposals: tuple[Proposal, ...] = ()) -> None:
         """Keep a registration at `server`."""
         peer = Peer(
             name="med",
@@ -105,7 +107,7 @@ class Box:
             remote_id=Identification.key_id(server.mediation.public),
             local_auth=self.mediation,
             remote_auth=KeyAuth(public=server.mediation.public),
-            proposals=self.ike,
+            proposals=proposals or (ike_proposals() if self.ike is HYBRID else self.ike),
         )
         entry = MediatorEntry(name="med", host="med.example.org", port=PORT, peer=peer)
         self.engine.set_mediators([entry], now)
@@ -188,3 +190,55 @@ def test_connect_to_first_echo_in_half_a_second() -> None:
     a.delivered.clear()
     b.engine.receive_packets([echo(b.inner, a.inner, 128)], network.now)
     assert network.run(5, lambda: bool(a.delivered))
+
+
+@pytest.mark.parametrize(
+    ("offered", "accepted"), [(HYBRID, HYBRID), (HYBRID, HYBRID[1:]), (HYBRID[1:], HYBRID)]
+)
+def test_a_mediator_of_our_own_may_have_ml_kem_too(
+    offered: tuple[Proposal, ...], accepted: tuple[Proposal, ...]
+) -> None:
+    """Only where both are told so: by default mediation connections do without (strongSwan)."""
+    network = Network()
+    server, a = Box("server"), Box("a", "192.168.1.10")
+    server.engine.serve(
+        ServerEntry(
+            key=server.mediation,
+            local_id=Identification.key_id(server.mediation.public),
+            proposals=accepted,
+        )
+    )
+    network.host("server", server, ("203.0.113.10", network.public))
+    network.host("a", a, ("192.168.1.10", network.nat("198.51.100.1").inside))
+    a.register(server, network.now, offered)
+    assert network.run(10, lambda: any(e.state == "registered" for e in a.of(MediatorChanged)))
+    (sa,) = a.engine._ike.sas()
+    assert sa.suite is not None
+    assert sa.suite.additional_groups == ((36,) if offered == accepted else ())
+
+
+def test_status_says_what_was_negotiated() -> None:
+    network = Network()
+    server = Box("server")
+    server.engine.serve(
+        ServerEntry(
+            key=server.mediation,
+            local_id=Identification.key_id(server.mediation.public),
+            proposals=ike_proposals(),
+        )
+    )
+    network.host("server", server, ("203.0.113.10", network.public))
+    a, b = Box("a", "192.168.1.10"), Box("b", "192.168.2.10")
+    for index, box, other in ((1, a, b), (2, b, a)):
+        nat = network.nat(f"198.51.100.{index}")
+        network.host(box.name, box, (f"192.168.{index}.10", nat.inside))
+        box.know(other, now=network.now)
+        box.register(server, network.now)
+    assert network.run(
+        10, lambda: all(any(e.state == "registered" for e in x.of(MediatorChanged)) for x in (a, b))
+    )
+    a.engine.connect("b", network.now)
+    assert network.run(5, lambda: bool(a.of(TunnelUp)))
+    for box in (a, b):
+        (peer,) = box.engine.status(network.now).peers
+        assert peer.suite == "aes128gcm16-prfsha256-x25519-ke1_mlkem768"

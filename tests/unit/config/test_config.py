@@ -376,6 +376,38 @@ def test_split_host_refuses(text):
         split_host(text)
 
 
+def test_ml_kem_by_default_between_ends_and_never_for_mediation():
+    config = load_config(
+        '[mediate]\n[mediator.m]\naddress = "h"\n'
+        'key = "eGVygzLgOmO2RCtC75jusdS-_R6cUDK4PXD2Tl9VGlA"\n'
+        '[peer.x]\naddress = "h"\npsk = "correct horse battery staple"\nid = "x"'
+    )
+    (peer,), (mediator,) = config.peers, config.mediators
+    assert str(peer.proposals[0]) == "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
+    assert any(not p.additional for p in peer.proposals)
+    assert not any(p.additional for p in mediator.proposals)
+    assert config.mediate is not None
+    assert not any(p.additional for p in config.mediate.proposals)
+
+
+def test_required_ml_kem_is_a_matter_of_the_proposals():
+    config = load_config(
+        '[peer.x]\naddress = "h"\npsk = "correct horse battery staple"\nid = "x"\n'
+        'proposals = "aes128gcm16-prfsha256-x25519-ke1_mlkem768"'
+    )
+    assert [str(p) for p in config.peers[0].proposals] == [
+        "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
+    ]
+
+
+def test_no_additional_key_exchange_with_a_mediator_of_another_kind():
+    said = sentence(
+        '[mediator.m]\naddress = "h"\npsk = "correct horse battery staple"\nid = "m"\n'
+        'local_id = "me"\nproposals = "aes128-sha256-x25519-ke1_mlkem768"'
+    )
+    assert "ke1_" in said
+
+
 # -- postquantum preshared keys (RFC 8784) -------------------------------------------------------
 
 PPK = "q9fZ0mJr1bX7cK4tV2yLwE8sA6hD3nGu"

@@ -70,15 +70,28 @@ def _agree(pair: Pair, *, with_child: bool) -> None:
         assert len(ours) == 1
 
 
+# One key exchange, and two more that follow it (RFC 9370).
+SUITES = [
+    ("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"),
+    (
+        "aes128gcm16-prfsha256-x25519-ke1_mlkem768-ke2_ecp256",
+        "aes128gcm16-x25519-ke1_mlkem768-ke2_ecp256",
+    ),
+]
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.2])
 @pytest.mark.parametrize(
     "verbs", [["rekey_ike"], ["rekey_child"], ["rekey_ike", "rekey_child", "probe"]]
 )
+@pytest.mark.parametrize("suites", SUITES, ids=["one", "several"])
 @pytest.mark.parametrize("block", range(10))
-def test_rekeyings_end_in_one_pair(block: int, verbs: list[str], loss: float) -> None:
+def test_rekeyings_end_in_one_pair(
+    block: int, suites: tuple[str, str], verbs: list[str], loss: float
+) -> None:
     for seed in range(block * 8, block * 8 + 8):
         chance = random.Random(seed)
-        pair = established(make_pair(child=True, esp=("aes128gcm16-x25519",)))
+        pair = established(make_pair(child=True, ike=suites[:1], esp=suites[1:]))
         for _ in range(chance.randrange(1, 5)):
             _act(pair, chance, verbs)
             for _ in range(chance.randrange(4)):
@@ -91,11 +104,12 @@ def test_rekeyings_end_in_one_pair(block: int, verbs: list[str], loss: float) ->
             raise
 
 
+@pytest.mark.parametrize("suites", SUITES, ids=["one", "several"])
 @pytest.mark.parametrize("block", range(10))
-def test_deletes_among_them(block: int) -> None:
+def test_deletes_among_them(block: int, suites: tuple[str, str]) -> None:
     for seed in range(block * 8, block * 8 + 8):
         chance = random.Random(seed)
-        pair = established(make_pair(child=True))
+        pair = established(make_pair(child=True, ike=suites[:1], esp=suites[1:]))
         for _ in range(chance.randrange(1, 5)):
             _act(pair, chance, ["rekey_ike", "rekey_child", "delete_child"])
             for _ in range(chance.randrange(4)):

@@ -15,11 +15,12 @@ from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.datagram import Transmit
 from agent.ike import followup, intermediate
 from agent.ike.events import ChildSaRekeyed, CloseReason, IkeSaClosed, IkeSaEstablished
+from agent.ike.pad import Ppk
 from agent.ike.states import IkeState
 from agent.ike.suite import Protection
 from agent.wire.codes import ExchangeType, KeyExchangeId, NotifyType
 from agent.wire.message import decode_message, encode_message
-from agent.wire.payloads import KePayload, NotifyPayload, SaPayload
+from agent.wire.payloads import KePayload, NotifyPayload, SaPayload, UnknownPayload
 from tests.support.pair import A_TO_B, Pair, established, ike_proposals, make_pair
 
 PLAIN = "aes128gcm16-prfsha256-x25519"
@@ -177,6 +178,19 @@ def test_a_repeated_round_gets_the_same_answer() -> None:
     agree(pair)
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_with_a_postquantum_preshared_key_besides(required: bool) -> None:
+    """RFC 8784 mixes it in after the last round; IntAuth is under the keys of before."""
+    pair = make_pair(ike=[HYBRID], child=True)
+    ppk = Ppk(id=b"key", secret=b"p" * 32, required=required)
+    for side in (pair.a, pair.b):
+        side.book.peers = [replace(side.peer, ppk=ppk)]
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.settle()
+    agree(pair)
+    assert pair.a.last(IkeSaEstablished).suite.startswith(HYBRID + " +")
+
+
 # -- falling back, or not ------------------------------------------------------------------------
 
 
@@ -291,6 +305,43 @@ def test_support_stripped_from_the_response() -> None:
     assert pair.a.drops == ["invalid_response"]
     pair.sleep(60, deliver=False)
     assert not pair.a.events(IkeSaEstablished)
+
+
+def test_a_forged_answer_leaves_nothing_behind() -> None:
+    """THREATS 13: neither rounds nor fragments of it are expected from the true responder."""
+    pair = make_pair(ike=BOTH, child=True)
+    pair.b.book.proposals = ike_proposals(PLAIN)
+    pair.b.ike._attach = lambda sa, extensions: setattr(sa, "extensions", (pair.b.ike._natd,))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    pair.deliver(pair.pending.pop(0))
+    answer = pair.pending.pop(0)
+
+    def forged(payload):
+        (first,) = ike_proposals(HYBRID)
+        if isinstance(payload, SaPayload):
+            return SaPayload((first,))
+        if isinstance(payload, NotifyPayload):
+            return NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED)
+        return payload
+
+    pair.a.ike.receive(answer.arriving, _edited(answer.data, forged), pair.now)
+    pair.drain()
+    assert pair.a.drops == ["invalid_response"]
+    pair.deliver(answer)
+    pair.settle()
+    agree(pair)
+    assert pair.a.sa.fragments is None
+
+
+def test_an_unknown_critical_payload_in_a_round_ends_the_half_open_sa() -> None:
+    pair = start()
+    _send_round(pair, [KePayload(36, KEY), UnknownPayload(200, True, b"?")])
+    (answer,) = pair.pending
+    described = pair.describe(pair.b, answer.data)
+    assert described == "IKE_INTERMEDIATE! N(UNSUPPORTED_CRITICAL_PAYLOAD)"
+    (sa,) = pair.b.ike._by_spi.values()
+    assert sa.state is IkeState.REFUSED
 
 
 def test_ike_auth_without_the_round_is_refused() -> None:
@@ -637,6 +688,34 @@ def test_simultaneous_rekeyings(rekey: str, seed: int) -> None:
     agree(pair)
     assert pair.a.sa.spis == pair.b.sa.spis
     assert len(pair.a.ike._by_spi) == len(pair.b.ike._by_spi) == 1
+
+
+def test_a_delete_that_begins_between_the_exchanges_of_a_rekeying() -> None:
+    """§2.25.2: the rekeying waits, and the Child SA goes on both sides."""
+    pair = with_child()
+    pair.b.ike.rekey_ike(pair.b.sa.ike_id, pair.now)
+    pair.play(
+        f"""
+        a <-- b: CREATE_CHILD_SA? SA No KE
+        a --> b: CREATE_CHILD_SA! SA No KE {LINK}
+        """
+    )
+    pair.a.ike.delete_child(next(iter(pair.a.installed)), pair.now)
+    pair.play(
+        f"""
+        a <-- b: IKE_FOLLOWUP_KE? KE {LINK}
+        a --> b: INFORMATIONAL? D(ESP)
+        a <-- b: INFORMATIONAL! D(ESP)
+        a --> b: IKE_FOLLOWUP_KE! N(TEMPORARY_FAILURE)
+        """
+    )
+    pair.quiet()
+    assert not pair.a.installed
+    assert not pair.b.installed
+    before = pair.a.sa.spis
+    pair.sleep(30)
+    agree(pair)
+    assert pair.a.sa.spis != before
 
 
 BAD_FOLLOWUPS = {

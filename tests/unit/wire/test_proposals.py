@@ -414,3 +414,44 @@ def test_what_has_no_word_gets_one():
     proposal = ike(Transform(T.ENCR, 3), Transform(T.KE, 999), Transform(77, 5, 10))
     assert format_proposal(proposal) == "encr3-ke999-type77_5_10"
     assert format_proposal(ike()) == "none"
+
+
+def test_additional_key_exchanges_as_strongswan_spells_them():
+    (proposal,) = parse_proposals(
+        ["aes128gcm16-prfsha256-x25519-ke2_mlkem1024-ke1_mlkem768-ke1_none"], ProtocolId.IKE
+    )
+    assert [(t.type, t.id) for t in proposal.transforms if t.type > 5] == [
+        (6, 36),
+        (6, 0),
+        (7, 37),
+    ]
+    assert proposal.additional == (6, 7)
+    text = "aes128gcm16-prfsha256-x25519-ke1_mlkem768-ke1_none-ke2_mlkem1024"
+    assert format_proposal(proposal) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("aes128gcm16-prfsha256-x25519-ke2_mlkem768", "no gaps"),
+        ("aes128gcm16-prfsha256-ke1_mlkem768", "no key exchange"),
+        ("aes128gcm16-prfsha256-x25519-ke1_mlkem512", "mlkem768"),
+        ("aes128gcm16-prfsha256-x25519-ke8_mlkem768", "not known"),
+        ("aes128gcm16-prfsha256-x25519-ke1_aes128", "not known"),
+    ],
+)
+def test_additional_key_exchanges_that_make_no_proposal(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_proposals([text], ProtocolId.IKE)
+
+
+def test_no_key_exchange_method_is_chosen_twice():
+    """RFC 9370 §2.2.2."""
+    offered = parse_proposals(
+        ["aes128gcm16-prfsha256-x25519-ke1_x25519-ke1_mlkem768-ke2_mlkem768-ke2_mlkem1024"],
+        ProtocolId.IKE,
+    )
+    chosen = choose(offered, offered)
+    assert [t.id for t in chosen.transforms if t.type in (4, 6, 7)] == [31, 36, 37]
+    twice = parse_proposals(["aes128gcm16-prfsha256-x25519-ke1_x25519"], ProtocolId.IKE)
+    assert choose(twice, twice) is None
