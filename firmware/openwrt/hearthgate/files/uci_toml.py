@@ -18,7 +18,7 @@ from board.errors import StorageError
 from board.storage import write_file
 
 FLAGS = frozenset(
-    ["rs485", "writable", "broadcast", "read_only", "virtual_ip", "start"],
+    ["rs485", "writable", "broadcast", "read_only", "virtual_ip", "start", "ppk_required"],
 )
 NUMBERS = frozenset(
     [
@@ -26,6 +26,7 @@ NUMBERS = frozenset(
         *("min", "max", "response_timeout", "retries", "pause", "idle_timeout", "connections"),
         *("broker_port", "liveness_seconds", "ike_seconds", "child_seconds", "child_octets"),
         "child_packets",
+        "auth_seconds",
     ]
 )
 NUMBER_LISTS = frozenset(["units"])
