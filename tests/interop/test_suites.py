@@ -30,6 +30,8 @@ SUITES = [
     Suite(ike="aes128ccm8-prfaesxcbc-x25519", esp="aes128-sha256-noesn"),
     Suite(ike="aes128-sha256-prfaescmac-x25519", esp="aes128gcm16"),
 ]
+# Key exchanges that strongSwan has from 6.0 on: ML-KEM, and additional ones (RFC 9370).
+LATER = ("mlkem", *(f"ke{n}_" for n in range(1, 8)))
 suites = pytest.mark.parametrize("suite", SUITES, ids=lambda suite: f"{suite.ike} {suite.esp}")
 
 
@@ -46,8 +48,9 @@ def test_no_word_is_left_out():
             ([s.esp for s in SUITES], ProtocolId.ESP),
         )
     )
-    assert {WORDS[k] for k in WORDS if k not in ike and k.type != TransformType.ESN} == set()
-    left = {WORDS[k] for k in WORDS if k not in esp and k.type != TransformType.PRF}
+    known = {k: w for k, w in WORDS.items() if not w.startswith(LATER)}
+    assert {w for k, w in known.items() if k not in ike and k.type != TransformType.ESN} == set()
+    left = {w for k, w in known.items() if k not in esp and k.type != TransformType.PRF}
     assert left == {"esn"}
 
 
