@@ -15,6 +15,7 @@ from agent.crypto.auth import key_text
 from agent.datagram import Address, Path, Received, Transmit
 from agent.engine import Engine
 from agent.engine.events import Event, Packets, PeerChanged, ResolveWanted
+from agent.ipsec import Offload
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
 from agent.peers import KnownPeer, OpenInvitation, Peers
 from tests.support.network import Behaviour, Link, Network
@@ -45,6 +46,7 @@ class Machine:
         self.wall: float | None = WALL
         self.stored = 0
         self.boots = 0
+        self.offload: Offload | None = None
         self.boot(0.0)
 
     def boot(self, now: float) -> None:
@@ -57,6 +59,7 @@ class Machine:
             random=seeded(f"{self.name} {self.boots}"),
             proposals=profiles.OUR_IKE,
             enrol=self.enrol,
+            offload=self.offload,
         )
         entry = profiles.server(self.config, self.keys)
         if entry is not None:
