@@ -56,7 +56,7 @@ Listener = Callable[[Event], None]
 class Daemon:
     """One running hearthgate. `house` has what it knows; `engine` does the work."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, key_log: Callable[[str], None] | None = None) -> None:
         self.house = house
         self.started = monotonic()
         self.counters: Counter[str] = Counter()
@@ -86,6 +86,8 @@ class Daemon:
             if self.tun
             else None,
             mtu=house.config.mtu,
+            key_log=key_log,
+            restart_secret=profiles.restart_secret(house.keys),
         )
 
     # --- life ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from agent.config import (
 )
 from agent.crypto.auth import SigningKey, inner_address, parse_key_text
 from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
-from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
+from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, Ppk, PskAuth
 from agent.ipsec import ALL, Grants
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
@@ -56,6 +56,11 @@ class Keys:
 def single(address: bytes) -> TrafficSelector:
     """All protocols and ports of one address."""
     return TrafficSelector(protocol=0, start_port=0, end_port=65535, start=address, end=address)
+
+
+def restart_secret(keys: Keys) -> bytes:
+    """32 octets that outlive a restart, for quick crash detection (RFC 6290 §5.1)."""
+    return SigningKey.derive(keys.identity.seed, "quick crash detection").seed
 
 
 def mediator_name(address: str, key: str, config: Config, peers: Peers) -> str:
@@ -269,6 +274,8 @@ def _configured_peer(
                 child_packets=config.child_packets,
             ),
             liveness_seconds=config.liveness_seconds,
+            auth_seconds=config.auth_seconds,
+            ppk=_ppk(config),
         ),
         grants=granted(config.name, config.role, config.grants, devices),
         mediator=config.mediator,
@@ -278,6 +285,12 @@ def _configured_peer(
         role=config.role,
         wanted=config.start,
     )
+
+
+def _ppk(config: PeerConfig) -> Ppk | None:
+    if config.ppk is None:
+        return None
+    return Ppk(id=config.ppk_id.encode(), secret=config.ppk, required=config.ppk_required)
 
 
 def _requests(config: PeerConfig) -> tuple[int, ...]:

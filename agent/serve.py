@@ -18,14 +18,22 @@ from board import storage
 from board.watchdog import Notifier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from agent.io.local import Reply
     from agent.layout import Layout
 
 log = logging.getLogger("agent")
 
 
-async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
-    """Run until told to stop. Raises HearthgateError or BoardError if it cannot start."""
+async def serve(
+    layout: Layout, mediate: str | None, *, verbose: bool, keylog: Path | None = None
+) -> int:
+    """Run until told to stop. Raises HearthgateError or BoardError if it cannot start.
+
+    `keylog`: a file that is given the keys of all connections, for debugging.
+    """
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(levelname)s %(name)s: %(message)s",
@@ -48,7 +56,7 @@ async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
     control = await serve_control(layout.socket, handle)
     try:
         house = House.open(layout, mediate)
-        daemon = Daemon(house)
+        daemon = Daemon(house, _key_log(keylog) if keylog is not None else None)
     except BaseException:
         await control.close()
         raise
@@ -70,6 +78,15 @@ async def serve(layout: Layout, mediate: str | None, *, verbose: bool) -> int:
         await control.close()
         await daemon.stop()
     return 0
+
+
+def _key_log(path: Path) -> Callable[[str], None]:
+    from agent.engine.keylog import HEADER
+    from agent.io.keylog import KeyLog
+
+    key_log = KeyLog(path, HEADER)
+    log.warning("the keys of all connections go to %s: it gives away all traffic", path)
+    return key_log
 
 
 async def _keep_alive(notifier: Notifier, interval: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def find_service(root: Path = Path("/"), run: Run = run_program) -> Service:
             )
 
 
-class Service:
+class Service(ABC):
     """What the init systems have in common. Every method raises ServiceError."""
 
     kind: InitSystem
@@ -87,40 +88,40 @@ class Service:
         self._root = root
         self._run = run
 
+    @abstractmethod
     def install(self, command: Sequence[str]) -> bool:
         """Make the service run `command` (absolute path first); True if anything changed.
 
         Neither starts nor enables it. Raises StorageError as well.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self) -> bool:
         """Stop, disable and remove what `install` made; False if there was nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def enable(self) -> None:
         """Start it at every boot."""
-        raise NotImplementedError
 
+    @abstractmethod
     def disable(self) -> None:
         """Start it at boot no longer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self) -> None:
         """Start it now; it is up when this returns (systemd: has said that it is ready)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """Stop it now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restart(self) -> None:
         """Stop and start it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def status(self) -> ServiceStatus:
         """How it is."""
-        raise NotImplementedError
 
     def _must(self, doing: str, *arguments: str) -> str:
         outcome = self._run(arguments)

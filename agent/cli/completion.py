@@ -33,7 +33,9 @@ _hearthgate() {{
     else
         case "$command $previous" in
 {values}
-            *" --password-file") mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+            *" --password-file" | *" --keylog")
+                mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+                return ;;
         esac
         [ -n "$words" ] || case "$command $at" in
 {choices}

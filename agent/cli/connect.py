@@ -43,10 +43,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.peer}  up, direct, {f'{rtt:.0f} ms' if rtt else 'measuring'}   {result['address']}"
     )
     shown = table([device_row(d, result["address"]) for d in devices], "  ")
-    print(
-        shown
-        or f"  nothing to show: {result.get('devices_error', 'it has no device yet, or none for us')}"
-    )
+    nothing = result.get("devices_error", "it has no device yet, or none for us")
+    print(shown or f"  nothing to show: {nothing}")
     if args.forward:
         print(_forwarded(args.peer, result.get("forwards", [])))
     return 0

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The address to print, for a server whose own name is not the public one."""
+    """The address to print, for a server whose own name is not the public one; and as `run`."""
     parser.add_argument(
         "--address", default="", help="host or host:port by which others reach this server"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log every detail")
+    run_command.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

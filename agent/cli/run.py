@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.layout import Layout
@@ -12,8 +13,15 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing but how much is logged."""
+    """How much is logged, and whether the keys are."""
     parser.add_argument("-v", "--verbose", action="store_true", help="log every detail")
+    parser.add_argument(
+        "--keylog",
+        type=Path,
+        metavar="FILE",
+        help="for debugging: append the keys of all connections to FILE, in Wireshark's formats;"
+        " whoever has FILE can read all traffic",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,4 +41,4 @@ def start(args: argparse.Namespace, mediate: str | None) -> int:
         import asyncio
     from agent.serve import serve
 
-    return asyncio.run(serve(Layout(args.root), mediate, verbose=args.verbose))
+    return asyncio.run(serve(Layout(args.root), mediate, verbose=args.verbose, keylog=args.keylog))

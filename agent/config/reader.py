@@ -10,12 +10,14 @@ from agent.bridge.devices import check_devices
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
 from agent.config.values import (
+    AUTH_MINIMUM,
     ESP_PROPOSALS,
     IKE_PORT,
     IKE_PROPOSALS,
     NAME,
     NAME_RULE,
     NATT_PORT,
+    PPK_MINIMUM,
     PSK_MINIMUM,
     ROLES,
     Config,
@@ -101,24 +103,54 @@ def _key(table: Table) -> bytes | None:
     return table.parsed("key", parse_key_text, None)
 
 
-def _psk(table: Table, read: Callable[[str], bytes] | None) -> bytes | None:
-    psk: bytes | None = None
-    if table.has("psk"):
-        psk = table.text("psk").encode()
-    if table.has("psk_file"):
-        path = table.text("psk_file")
-        if psk is not None:
-            raise table.wrong("psk_file", "give psk or psk_file, not both.")
+def _secret(table: Table, name: str, read: Callable[[str], bytes] | None) -> bytes | None:
+    """The octets of `name` or of the file that `name`_file says; empty where none is read."""
+    secret: bytes | None = None
+    if table.has(name):
+        secret = table.text(name).encode()
+    if table.has(f"{name}_file"):
+        path = table.text(f"{name}_file")
+        if secret is not None:
+            raise table.wrong(f"{name}_file", f"give {name} or {name}_file, not both.")
         if read is None:  # only looked at, not used
             return b""
         try:
-            psk = read(path).strip()
+            secret = read(path).strip()
         except OSError as error:
-            raise table.wrong("psk_file", f"this file cannot be read: {error.strerror}.") from None
-    if psk is not None and (len(psk) < PSK_MINIMUM or len(set(psk)) < 5):
+            raise table.wrong(
+                f"{name}_file", f"this file cannot be read: {error.strerror}."
+            ) from None
+    return secret
+
+
+def _psk(table: Table, read: Callable[[str], bytes] | None) -> bytes | None:
+    psk = _secret(table, "psk", read)
+    looked_at = read is None and table.has("psk_file")
+    if psk is not None and not looked_at and (len(psk) < PSK_MINIMUM or len(set(psk)) < 5):
         where = "psk_file" if table.has("psk_file") else "psk"
         raise _weak_psk(table, where)
     return psk
+
+
+def _ppk(table: Table, read: Callable[[str], bytes] | None) -> tuple[bytes | None, str, bool]:
+    """Postquantum preshared key, its name, and whether it is required."""
+    ppk = _secret(table, "ppk", read)
+    name, required = table.text("ppk_id"), table.flag("ppk_required", True)
+    if ppk is None:
+        for key in ("ppk_id", "ppk_required"):
+            if table.has(key):
+                raise table.wrong(key, "it says nothing without ppk or ppk_file.")
+        return None, "", False
+    if not 1 <= len(name.encode()) <= 255:
+        raise table.missing("ppk_id", "the name by which both sides know this ppk.")
+    looked_at = read is None and table.has("ppk_file")
+    if not looked_at and (len(ppk) < PPK_MINIMUM or len(set(ppk)) < 8):
+        where = "ppk_file" if table.has("ppk_file") else "ppk"
+        raise ConfigError(  # it never repeats the key
+            f"{table.source}: [{table.name}] {where}: this postquantum preshared key is too weak; "
+            f"use {PPK_MINIMUM} random characters or more (openssl rand -base64 32)."
+        )
+    return ppk, name, required
 
 
 def _weak_psk(table: Table, key: str) -> ConfigError:
@@ -235,12 +267,16 @@ def _peer(
             host, port = split_host(table.text("address"))
         except ValueError as error:
             raise table.wrong("address", str(error)) from None
+    ppk, ppk_id, ppk_required = _ppk(table, read)
     peer = PeerConfig(
         name=_name(name, table),
         remote_id=remote_id,
         local_id=_identity(table, "local_id"),
         key=key,
         psk=psk,
+        ppk=ppk,
+        ppk_id=ppk_id,
+        ppk_required=ppk_required,
         host=host,
         port=port,
         mediator=table.text("mediator"),
@@ -255,6 +291,7 @@ def _peer(
         assign=_addresses(table, "assign"),
         start=table.flag("start", False),
         liveness_seconds=table.integer("liveness_seconds", 30, 1, 86400),
+        auth_seconds=_auth_seconds(table),
         ike_seconds=table.integer("ike_seconds", 14400, 10, 7 * 86400),
         child_seconds=table.integer("child_seconds", 3600, 10, 86400),
         child_octets=table.integer("child_octets", 1 << 40, 1 << 16, 1 << 60),
@@ -263,6 +300,14 @@ def _peer(
     table.done()
     _check_way(table, peer, mediators)
     return peer
+
+
+def _auth_seconds(table: Table) -> int:
+    """How long a proof is good, 0 for ever (RFC 4478)."""
+    seconds = table.integer("auth_seconds", 0, 0, 7 * 86400)
+    if 0 < seconds < AUTH_MINIMUM:
+        raise table.wrong("auth_seconds", f"{AUTH_MINIMUM} or more is wanted, or 0 for never.")
+    return seconds
 
 
 def _check_way(table: Table, peer: PeerConfig, mediators: tuple[MediatorConfig, ...]) -> None:

@@ -37,6 +37,12 @@ ESP_PROPOSALS = (
 # A pre-shared key can be tried offline by whoever answers once in the peer's place (RFC 7296 §2.15,
 # THREATS 18), so short ones are refused. 16 characters of base64 are 96 bit.
 PSK_MINIMUM = 16
+# RFC 8784 §6: 256 bits, of which a quantum computer leaves 128. 44 characters of base64 have them;
+# fewer than 32 characters of anything cannot.
+PPK_MINIMUM = 32
+# Repeated authentication (RFC 4478 §3 advises against less than 300). strongSwan begins 24 minutes
+# before the end unless told otherwise: with less it would begin again at once, for ever.
+AUTH_MINIMUM = 3600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_RULE = "a name has 1 to 63 letters, digits, dots, dashes or underscores."
 ROLES = ("none", "reader", "operator", "technician", "owner")
@@ -91,6 +97,9 @@ class PeerConfig:
     local_id: Identification | None
     key: bytes | None
     psk: bytes | None = field(repr=False)
+    ppk: bytes | None = field(repr=False)
+    ppk_id: str
+    ppk_required: bool
     host: str
     port: int
     mediator: str
@@ -105,6 +114,7 @@ class PeerConfig:
     assign: tuple[bytes, ...]
     start: bool
     liveness_seconds: int
+    auth_seconds: int
     ike_seconds: int
     child_seconds: int
     child_octets: int

@@ -1,9 +1,11 @@
 """The table of suites: what a transform of a proposal means in octets and functions.
 
 A new algorithm is a row here (and a vector in the tests). RFC 8247 and RFC 8221 decide what has a
-row: nothing that they call MUST NOT or SHOULD NOT. AES-GCM-16 (RFC 4106, 5282), ChaCha20-Poly1305
-(RFC 7634), AES-CBC (RFC 3602) with HMAC-SHA2-256-128 (RFC 4868); PRF HMAC-SHA2 (RFC 4868) and prf+
-(RFC 7296 §2.13). Key exchanges have their own table in `kex`.
+row: nothing that they call MUST NOT or SHOULD NOT. AES-GCM-16 (RFC 4106, 5282), AES-CCM-8 and -16
+(RFC 4309, 5282), ChaCha20-Poly1305 (RFC 7634), AES-CBC (RFC 3602) with HMAC-SHA2 (RFC 4868 §2.1);
+PRF HMAC-SHA2 (RFC 4868 §2.4), AES-XCBC and AES-CMAC (`aes_prf`), prf+ (RFC 7296 §2.13). Key
+exchanges have their own table in `kex`. Left out although permitted: 192 bit keys, AES-CTR,
+AES-CCM-12, integrity by AES.
 """
 
 from __future__ import annotations
@@ -99,6 +101,14 @@ def _aes_gcm(key: bytes) -> Aead:
     return _aead_class("AESGCM")(key)
 
 
+def _aes_ccm_8(key: bytes) -> Aead:
+    return cast("Callable[[bytes, int], Aead]", _aead_class("AESCCM"))(key, 8)
+
+
+def _aes_ccm_16(key: bytes) -> Aead:
+    return _aead_class("AESCCM")(key)
+
+
 def _chacha20_poly1305(key: bytes) -> Aead:
     return _aead_class("ChaCha20Poly1305")(key)
 
@@ -113,6 +123,22 @@ _ENCRYPTION: Final = {
             iv_length=8,
             icv_length=16,
             aead=_aes_gcm,
+        ),
+        EncryptionAlgorithm(
+            id=EncryptionId.ENCR_AES_CCM_8,
+            key_bits=(128, 256),
+            salt=3,
+            iv_length=8,
+            icv_length=8,
+            aead=_aes_ccm_8,
+        ),
+        EncryptionAlgorithm(
+            id=EncryptionId.ENCR_AES_CCM_16,
+            key_bits=(128, 256),
+            salt=3,
+            iv_length=8,
+            icv_length=16,
+            aead=_aes_ccm_16,
         ),
         EncryptionAlgorithm(
             id=EncryptionId.ENCR_CHACHA20_POLY1305,
@@ -133,6 +159,12 @@ _INTEGRITY: Final = {
         IntegrityAlgorithm(
             id=IntegrityId.AUTH_HMAC_SHA2_256_128, hash=SHA256, key_length=32, icv_length=16
         ),
+        IntegrityAlgorithm(
+            id=IntegrityId.AUTH_HMAC_SHA2_384_192, hash=SHA384, key_length=48, icv_length=24
+        ),
+        IntegrityAlgorithm(
+            id=IntegrityId.AUTH_HMAC_SHA2_512_256, hash=SHA512, key_length=64, icv_length=32
+        ),
     )
 }
 
@@ -141,6 +173,7 @@ _PRF: Final[dict[int, type[HashAlgorithm]]] = {
     PrfId.PRF_HMAC_SHA2_384: SHA384,
     PrfId.PRF_HMAC_SHA2_512: SHA512,
 }
+_OF_AES: Final = frozenset({PrfId.PRF_AES128_XCBC, PrfId.PRF_AES128_CMAC})
 
 
 def encryption(encr_id: int) -> EncryptionAlgorithm:
@@ -179,7 +212,7 @@ def supports_integrity(integ_id: int) -> bool:
 
 def supports_prf(prf_id: int) -> bool:
     """Whether `make_prf` takes this transform. Cannot fail."""
-    return prf_id in _PRF
+    return prf_id in _PRF or prf_id in _OF_AES
 
 
 def _suite(
@@ -237,7 +270,7 @@ def make_cipher(
 
 
 class Prf:
-    """A pseudorandom function of RFC 7296 §2.13, here always HMAC: any key length, no cutting."""
+    """A pseudorandom function of RFC 7296 §2.13: HMAC, and in `aes_prf` two made of AES."""
 
     __slots__ = ("_hash", "id", "length", "preferred_key_length")
 
@@ -253,16 +286,27 @@ class Prf:
         mac.update(data)
         return mac.finalize()
 
+    def nonce_key(self, ni: bytes, nr: bytes) -> bytes:
+        """What of the nonces is the key in SKEYSEED (§2.14): with HMAC all of them."""
+        return ni + nr
+
     def __repr__(self) -> str:
         return f"Prf({self.id!r})"
 
 
-_MADE: Final = {prf_id: Prf(prf_id, algorithm()) for prf_id, algorithm in _PRF.items()}
+_MADE: Final[dict[int, Prf]] = {
+    prf_id: Prf(prf_id, algorithm()) for prf_id, algorithm in _PRF.items()
+}
 
 
 def make_prf(prf_id: int) -> Prf:
     """The PRF of a transform; always the same object. Raises UnsupportedAlgorithm."""
     prf = _MADE.get(prf_id)
+    if prf is None and prf_id in _OF_AES:
+        from agent.crypto import aes_prf  # ciphers and modes, which nobody else needs
+
+        made = aes_prf.xcbc if prf_id == PrfId.PRF_AES128_XCBC else aes_prf.cmac
+        prf = _MADE[prf_id] = made(prf_id)
     if prf is None:
         raise UnsupportedAlgorithm(f"PRF transform {int(prf_id)} is not supported")
     return prf

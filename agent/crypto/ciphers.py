@@ -1,9 +1,9 @@
 """What protects a message or a packet once keys are there: AEAD, and AES-CBC with HMAC.
 
-RFC 4106 and 5282 (AES-GCM), RFC 7634 (ChaCha20-Poly1305), RFC 3602 and 4868 (AES-CBC with
-HMAC-SHA2), encrypt-then-MAC as RFC 7296 §3.14 and RFC 4303 §3.3.2 say. Padding, sequence numbers
-and headers belong to the callers, and so does the rule on which everything rests: never one IV
-twice under one AEAD key (a counter), never a predictable IV for CBC (random).
+RFC 4106, 4309 and 5282 (AES-GCM, AES-CCM), RFC 7634 (ChaCha20-Poly1305), RFC 3602 and 4868
+(AES-CBC with HMAC-SHA2), encrypt-then-MAC as RFC 7296 §3.14 and RFC 4303 §3.3.2 say. Padding,
+sequence numbers and headers belong to the callers, and so does the rule on which everything rests:
+never one IV twice under one AEAD key (a counter), never a predictable IV for CBC (random).
 
 One construction serves IKE and ESP:
 

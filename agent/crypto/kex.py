@@ -1,4 +1,4 @@
-"""Key exchanges: X25519 (RFC 8031), ECP-256 (RFC 5903), MODP-2048 (RFC 3526), checks of RFC 6989.
+"""Key exchanges: X25519 (RFC 8031), ECP (RFC 5903), MODP (RFC 3526), with the checks of RFC 6989.
 
 A new group is a row in the table at the end. Private values come from random octets that are passed
 in, so a test gets the same bytes each run; the arithmetic is OpenSSL's, which takes the same time
@@ -19,6 +19,7 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from agent.crypto.modp import MODP_2048, MODP_3072, MODP_4096
 from agent.wire.codes import KeyExchangeId
 
 if TYPE_CHECKING:
@@ -34,26 +35,9 @@ if TYPE_CHECKING:
 
     Random = Callable[[int], bytes]
 
-# A random octet string is no valid scalar of P-256 once in 2^32. Eight in a row say that the source
-# is broken, and a broken source must not become an endless loop.
+# A random octet string is no valid scalar of P-256 once in 2^32, of the others more rarely. Eight
+# in a row say that the source is broken, and a broken source must not become an endless loop.
 MAX_SCALAR_DRAWS: Final = 8
-
-# RFC 3526 §8: a strength of up to 160 bits is estimated, hence at most 320 bits of exponent; 256 is
-# above twice the strength that NIST SP 800-57 counts for the group (112).
-MODP_EXPONENT_LENGTH: Final = 32
-
-# RFC 3526 §3: 2^2048 - 2^1984 - 1 + 2^64 * ( [2^1918 pi] + 124476 ), generator 2.
-MODP_2048_PRIME: Final = int(
-    "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74"
-    "020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"
-    "4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
-    "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05"
-    "98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB"
-    "9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
-    "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF695581718"
-    "3995497CEA956AE515D2261898FA051015728E5A8AACAA68FFFFFFFFFFFFFFFF",
-    16,
-)
 
 
 class InvalidKeyExchange(ValueError):
@@ -219,15 +203,38 @@ def _dh() -> _Dh:
     return _Dh(DHPrivateNumbers, DHPublicNumbers, DHParameterNumbers)
 
 
-def _ecp_256(group: int, random: Random) -> KeyExchange:
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+# Orders of the curves' groups: FIPS 186-4 D.1.2.3 to D.1.2.5, SEC 2 §2.4.2, §2.5.1, §2.6.1.
+_ECP: Final = {
+    KeyExchangeId.ECP_256: (
+        "SECP256R1",
+        0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    ),
+    KeyExchangeId.ECP_384: (
+        "SECP384R1",
+        2**384 - 0x389CB27E0BC8D220A7E5F24DB74F58851313E695333AD68D,
+    ),
+    KeyExchangeId.ECP_521: (
+        "SECP521R1",
+        2**521 - 0x5AE79787C40D069948033FEB708F65A2FC44A36477663B851449048E16EC79BF7,
+    ),
+}
+_MODP: Final = {
+    KeyExchangeId.MODP_2048: MODP_2048,
+    KeyExchangeId.MODP_3072: MODP_3072,
+    KeyExchangeId.MODP_4096: MODP_4096,
+}
 
-    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-    return EcpKeyExchange(group, SECP256R1(), order, random)
+
+def _ecp(group: int, random: Random) -> KeyExchange:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    name, order = _ECP[KeyExchangeId(group)]
+    return EcpKeyExchange(group, getattr(ec, name)(), order, random)
 
 
-def _modp_2048(group: int, random: Random) -> KeyExchange:
-    return ModpKeyExchange(group, MODP_2048_PRIME, MODP_EXPONENT_LENGTH, random)
+def _modp(group: int, random: Random) -> KeyExchange:
+    row = _MODP[KeyExchangeId(group)]
+    return ModpKeyExchange(group, row.prime, row.exponent_length, random)
 
 
 class _Group(NamedTuple):
@@ -238,8 +245,12 @@ class _Group(NamedTuple):
 
 _GROUPS: Final[dict[int, _Group]] = {
     KeyExchangeId.CURVE25519: _Group(32, X25519KeyExchange),
-    KeyExchangeId.ECP_256: _Group(64, _ecp_256),
-    KeyExchangeId.MODP_2048: _Group(256, _modp_2048, finite_field=True),
+    KeyExchangeId.ECP_256: _Group(64, _ecp),
+    KeyExchangeId.ECP_384: _Group(96, _ecp),
+    KeyExchangeId.ECP_521: _Group(132, _ecp),
+    KeyExchangeId.MODP_2048: _Group(256, _modp, finite_field=True),
+    KeyExchangeId.MODP_3072: _Group(384, _modp, finite_field=True),
+    KeyExchangeId.MODP_4096: _Group(512, _modp, finite_field=True),
 }
 
 

@@ -5,13 +5,13 @@
     {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
     KEYMAT   = prf+(SK_d, g^ir (new, if any) | Ni | Nr)  Child SA
 
-`i` and `r` are always the initiator and responder of the exchange that carries the nonces. Left
-out: PRFs with a fixed key length (AES-XCBC, AES-CMAC), which §2.14 would have us cut nonces for.
+`i` and `r` are always the initiator and responder of the exchange that carries the nonces. In the
+first line `Prf.nonce_key` cuts them for AES-XCBC and AES-CMAC (§2.14); nowhere else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.crypto.algorithms import prf_plus
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def skeyseed(prf: Prf, nonces: bytes, shared: bytes) -> bytes:
-    """Of a first IKE SA; `nonces` is Ni | Nr."""
+    """Of a first IKE SA; `nonces` is what `Prf.nonce_key` makes of Ni and Nr."""
     return prf(nonces, shared)
 
 
@@ -82,6 +82,14 @@ def derive_ike_keys(
     return IkeKeys(
         sk_d=sk_d, sk_ai=sk_ai, sk_ar=sk_ar, sk_ei=sk_ei, sk_er=sk_er, sk_pi=sk_pi, sk_pr=sk_pr
     )
+
+
+def mix_ppk(prf: Prf, ppk: bytes, keys: IkeKeys) -> IkeKeys:
+    """`keys` of a first IKE SA with the postquantum preshared key `ppk` in them (RFC 8784 §3)."""
+    sk_d, sk_pi, sk_pr = (
+        prf_plus(prf, ppk, key, len(key)) for key in (keys.sk_d, keys.sk_pi, keys.sk_pr)
+    )
+    return replace(keys, sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr)
 
 
 def child_keymat(prf: Prf, sk_d: bytes, shared: bytes, ni: bytes, nr: bytes, length: int) -> bytes:

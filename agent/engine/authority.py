@@ -72,6 +72,10 @@ class Authority:
                     return None
         return entry.peer
 
+    def uses_ppk(self) -> bool:
+        """Whether a peer has a postquantum preshared key."""
+        return any(entry.peer.ppk is not None for entry in self._by_id.values())
+
     def _mediated(self, server: ServerEntry, remote_id: Identification) -> Peer | None:
         known = server.peers.get(remote_id.key)
         if known is not None:

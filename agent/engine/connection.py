@@ -35,6 +35,7 @@ RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anywa
 RETRY_UNCALLED = 45.0  # … and where none was asked for, somebody's NAT may be sane again by then
 FLAP_SECONDS = 120.0  # two boards with one image chase each other off within seconds
 FLAP_COUNT = 4
+BRIEF_SECONDS = 10.0  # one that restarts sooner again is not called at once
 ATTEMPT_SECONDS = 45.0  # the whole of one attempt, longer than each of its parts
 # For the answer to IKE_SA_INIT where there may be another path: four sendings with 150 ms of delay.
 # Checks are small and prove one moment; what they found need not carry an IKE SA.
@@ -190,6 +191,11 @@ class Connection:
         ):
             self.connect_id = registration.client.connect(self.entry.pseudonym, now, afresh=True)
 
+    def reauthenticate(self, ike_id: int, now: float) -> None:
+        """The proof is to be repeated: a new IKE SA on the path there is, beside this one."""
+        if ike_id == self.ike_id and self._attempt is None and self._path is not None:
+            self._connect(self._path, (), PATH_SECONDS, now)
+
     def on_resolved(self, paths: Sequence[Path], now: float) -> None:
         """Addresses of a peer that is called directly."""
         if self.state is State.ASKING and self.connect_id is None:
@@ -305,8 +311,12 @@ class Connection:
             self._to(State.CHECKING, now, self.deadline)
         elif self.wanted:
             if self.state is State.UP:
-                self._backoff.on_lost(now - self._since)
-                if event.reason is CloseReason.TIMEOUT:  # took its time already: do not wait more
+                lasted = now - self._since
+                self._backoff.on_lost(lasted)
+                # One took its time already, the other is known to be there: do not wait more.
+                if event.reason is CloseReason.TIMEOUT or (
+                    event.reason is CloseReason.RESTARTED and lasted >= BRIEF_SECONDS
+                ):
                     self._error, self._path = sentence, None
                     self._to(State.WAITING, now, None)
                     self.begin(now)

@@ -11,10 +11,11 @@ Longer than the soft limit: it is one switch between the rooms, and its indexes.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.datagram import Address, Dropped, Path, Received, Transmit
+from agent.engine import keylog
 from agent.engine.authority import Authority
 from agent.engine.connection import Connection
 from agent.engine.enrolment import EnrolmentExtension, enrol
@@ -32,6 +33,7 @@ from agent.engine.registration import Registration
 from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
+from agent.ike.crash import Tokens
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 Random = Callable[[int], bytes]
 Key = tuple[str, str]
+K = TypeVar("K")
 
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
@@ -75,7 +78,13 @@ class Engine:
         mtu: int = 1280,
         ike_settings: IkeSettings | None = None,
         mediation_settings: MediationSettings | None = None,
+        restart_secret: bytes | None = None,
+        key_log: Callable[[str], None] | None = None,
     ) -> None:
+        """`restart_secret`: 32 octets, the same after each restart, for quick crash detection.
+
+        `key_log`, for debugging only, is given all keys as lines for Wireshark.
+        """
         self.dropped: Counter[str] = Counter()
         self._random = random
         self._outputs: deque[Output] = deque()
@@ -97,10 +106,12 @@ class Engine:
         self._enrol = enrol
         # Writing packets that lack their checksum takes a TUN device with vnet headers.
         self._inner_offload = InnerOffload() if offload is not None and offload.vnet else None
+        self._key_log = key_log
         self._ike = Ike(
             pad=self._authority,
             random=random,
             settings=ike_settings,
+            tokens=Tokens(restart_secret) if restart_secret is not None else None,
             responder_extensions=(
                 self._server_extension,
                 responder_factory(lambda: [r.client for r in self._registrations.values()]),
@@ -370,16 +381,28 @@ class Engine:
         path, data = received.path, received.data
         if path.local.port != IKE_PORT:
             if data[:4] != NON_ESP_MARKER:
-                if data != KEEPALIVE:
-                    self.dropped["esp_unknown_spi" if len(data) >= MIN_ESP else "not_ike"] += 1
+                self._on_foreign(path, data, now)
                 return
             data = data[4:]
         if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:
             clients = self._registrations.values()
-            if not any(r.client.receive_check(path, data, now) for r in clients):
+            if not any(
+                r.client.receive_check(path, data, now) for r in clients
+            ) and not self._ike.on_invalid_spi(path, data, now):
                 self.dropped["unknown_check"] += 1
             return
         self._ike.receive(path, data, now)
+
+    def _on_foreign(self, path: Path, data: bytes, now: float) -> None:
+        """Neither IKE nor ESP of an SA that we have."""
+        if data == KEEPALIVE:
+            return
+        if len(data) < MIN_ESP:
+            self.dropped["not_ike"] += 1
+            return
+        self.dropped["esp_unknown_spi"] += 1
+        if path not in self._by_path:  # else it is on its way from an SA that was just replaced
+            self._ike.on_unknown_esp(path, data, now)
 
     def _settle(self, now: float) -> None:
         """Pass outputs between the rooms until nobody has any, then note the deadlines."""
@@ -409,9 +432,10 @@ class Engine:
                 self.dropped[reason] += 1
             case ike_events.InstallChildSa():
                 agreed = self._inner_offload.agreed if self._inner_offload is not None else ()
-                self._plane.install(
-                    esp_parameters(output, unsummed=output.ike_id in agreed), now
-                )
+                self._plane.install(esp_parameters(output, unsummed=output.ike_id in agreed), now)
+                self._log_keys(keylog.esp_lines, output)
+            case ike_events.IkeKeysDerived():
+                self._log_keys(keylog.ike_lines, output)
             case ike_events.RemoveChildSa(spi_in=spi_in):
                 self._plane.remove(spi_in)
             case ike_events.IkeSaEstablished():
@@ -429,6 +453,12 @@ class Engine:
                     connection.on_child_closed(output, now)
             case ike_events.PathChanged(ike_id=ike_id, path=path):
                 self._on_path_changed(ike_id, path)
+            case ike_events.ReauthenticationDue(ike_id=ike_id):
+                if (connection := self._owner(ike_id)) is not None:
+                    connection.reauthenticate(ike_id, now)
+                for registration in self._registrations.values():
+                    if registration.ike_id == ike_id:
+                        registration.restart(now)
             case ike_events.IkeSaUnanswered(ike_id=ike_id):
                 self._on_unanswered(ike_id, now)
             case ike_events.IkeSaRekeyed():
@@ -487,6 +517,11 @@ class Engine:
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
                 self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
+
+    def _log_keys(self, lines: Callable[[K], Iterable[str]], output: K) -> None:
+        if self._key_log is not None:
+            for line in lines(output):
+                self._key_log(line)
 
     def _on_path_changed(self, ike_id: int, path: Path) -> None:
         self._plane.set_path(ike_id, path)

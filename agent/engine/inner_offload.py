@@ -1,4 +1,4 @@
-"""Agreement that inner checksums need not be computed (agent/ipsec/supers.py), between our own ends.
+"""Agreement of our own ends that inner checksums need not be computed (agent/ipsec/supers.py).
 
 N(HG_INNER_OFFLOAD) in the IKE_AUTH request and response of connections that carry traffic, never
 to a mediator. Each end says that its TUN device takes packets whose checksum is still to be made;

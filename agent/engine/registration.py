@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from agent.engine.backoff import Backoff, Random
+from agent.engine.backoff import STABLE_SECONDS, Backoff, Random
 from agent.engine.events import Event, MediatorChanged, Notice, ResolveWanted
 from agent.engine.sentences import FLAPPING, mediator_closed
+from agent.ike.events import CloseReason
 from agent.status import MediatorStatus
 
 if TYPE_CHECKING:
@@ -115,9 +116,12 @@ class Registration:
         if not event.established and self._candidates:
             self._connect_next(now)
             return
-        if self.state is State.REGISTERED and self._backoff.on_lost(now - self._since):
+        lasted = now - self._since if self.state is State.REGISTERED else 0.0
+        if self.state is State.REGISTERED and self._backoff.on_lost(lasted):
             self._emit(Notice(text=f"mediator {self.entry.name}: {FLAPPING}"))
         self._fail(mediator_closed(event.reason, event.detail), now)
+        if event.reason is CloseReason.RESTARTED and lasted >= STABLE_SECONDS:
+            self.start(now)  # it is there; or, soon after, another machine has our keys
 
     def on_refused(self, sentence: str, now: float) -> None:
         """The server is there but of no use (no mediation server, or it refused)."""

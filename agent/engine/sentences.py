@@ -13,6 +13,7 @@ _MEDIATOR: dict[CloseReason, str] = {
     CloseReason.NO_PROPOSAL_CHOSEN: "the mediation server accepts none of our cryptographic "
     "proposals; compare `proposals` on both sides.",
     CloseReason.BY_PEER: "the mediation server closed the registration.",
+    CloseReason.RESTARTED: "the mediation server was restarted.",
     CloseReason.REPLACED: "another machine registered with the same key; was this board's image "
     "copied? Each machine needs keys of its own.",
 }
@@ -34,6 +35,7 @@ _PEER: dict[CloseReason, str] = {
     CloseReason.TS_UNACCEPTABLE: "it does not accept the addresses that we want to reach; compare "
     "`local_ts` and `remote_ts`.",
     CloseReason.BY_PEER: "the other side closed the connection.",
+    CloseReason.RESTARTED: "the other side was restarted.",
     CloseReason.REPLACED: "a newer connection took its place.",
 }
 _OTHER: dict[CloseReason, str] = {
@@ -49,8 +51,10 @@ _CONNECT: dict[ConnectFailure, str] = {
     "unknown there, or does not let us call it.",
     ConnectFailure.NO_PATH: "no direct path was found: both NAT routers kept every attempt out. "
     "Forwarding UDP port 4500 on one of the routers to the machine behind it helps.",
-    ConnectFailure.TIMEOUT: "no answer to the call in time: it, or the mediation server, has just "
-    "gone; try again, and see whether it is registered (`hearthgate status` there).",
+    ConnectFailure.TIMEOUT: "the call was passed on, but it did not answer in time; see whether it "
+    "is registered (`hearthgate status` there).",
+    ConnectFailure.MEDIATOR_SILENT: "the mediation server does not answer; it, or the network on "
+    "the way, has just gone (`hearthgate doctor` tells).",
     ConnectFailure.REFUSED: "it refused the call.",
     ConnectFailure.NOT_REGISTERED: "the mediation server is not connected at the moment.",
 }

@@ -211,7 +211,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: CloseReason, detail: str = "
         return
     if not sa.children:
         sa.children = None
-    sa.table.forget_child(child.spi_in)
+    sa.table.forget_child(child)
     sa.table.emit(RemoveChildSa(spi_in=child.spi_in, spi_out=child.spi_out))
     if not child.ends_silently:
         sa.table.emit(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from agent.datagram import Dropped, Transmit
 
 if TYPE_CHECKING:
+    from agent.crypto.keymat import IkeKeys
     from agent.datagram import Path
     from agent.wire.payloads import Identification
     from agent.wire.selectors import TrafficSelector
@@ -23,6 +24,7 @@ class CloseReason(StrEnum):
     DELETED = "deleted"  # we asked for it
     BY_PEER = "by_peer"  # the peer sent a Delete payload
     TIMEOUT = "timeout"  # no answer
+    RESTARTED = "restarted"  # the peer proved that it has forgotten the SA (RFC 6290)
     AUTHENTICATION_FAILED = "authentication_failed"
     NO_PROPOSAL_CHOSEN = "no_proposal_chosen"
     TS_UNACCEPTABLE = "ts_unacceptable"
@@ -60,6 +62,14 @@ class IkeSaRekeyed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSaUnanswered:
     """A request on an established IKE SA stays without answer; the SA lives on for a while yet."""
+
+    ike_id: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReauthenticationDue:
+    """The initial exchanges are to be repeated beside this SA, which soon ends (RFC 4478)."""
 
     ike_id: int
     peer: str
@@ -161,6 +171,20 @@ class InstallChildSa:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IkeKeysDerived:
+    """An IKE SA has its keys, authenticated or not. For the engine's key log and nobody else.
+
+    `spis`: SPIi and SPIr, 16 octets; `integ_id` 0 with an AEAD.
+    """
+
+    spis: bytes
+    encr_id: int
+    key_bits: int
+    integ_id: int
+    keys: IkeKeys = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveChildSa:
     """Order to the data plane: forget this pair of SAs and its keys."""
 
@@ -172,10 +196,11 @@ Event = (
     IkeSaEstablished
     | IkeSaRekeyed
     | IkeSaUnanswered
+    | ReauthenticationDue
     | IkeSaClosed
     | ChildSaEstablished
     | ChildSaRekeyed
     | ChildSaClosed
     | PathChanged
 )
-Output = Transmit | Dropped | Event | InstallChildSa | RemoveChildSa
+Output = Transmit | Dropped | Event | InstallChildSa | RemoveChildSa | IkeKeysDerived

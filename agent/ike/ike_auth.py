@@ -20,6 +20,7 @@ from agent.crypto.auth import (
     verify_psk_auth,
     verify_signature_auth,
 )
+from agent.ike import ppk
 from agent.ike.child import ChildSa, announce
 from agent.ike.errors import AuthenticationFailed, NoAdditionalSas, ProtocolError, reason_for
 from agent.ike.events import CloseReason
@@ -129,7 +130,7 @@ class IkeAuth(Task):
         payloads: list[Payload] = [idi]
         if peer.remote_id is not None:
             payloads.append(IdrPayload(peer.remote_id))
-        payloads.append(_proof(sa, peer, idi))
+        payloads += ppk.prove(sa, lambda: _proof(sa, peer, idi))
         if sa.table.identities.is_first_contact(sa):
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
         if peer.child is not None:
@@ -148,6 +149,7 @@ class IkeAuth(Task):
             return
         if peer.remote_id is not None and not idr.identity.matches(peer.remote_id):
             raise AuthenticationFailed(f"the peer is {idr.identity.text}")
+        ppk.on_answer(sa, message)
         _verify(sa, peer, idr, auth)
         sa.remote_id = idr.identity
         for extension in sa.extensions:
@@ -222,7 +224,7 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     if peer.remote_id is not None and not idi.identity.matches(peer.remote_id):
         raise AuthenticationFailed("another identity")
     sa.peer = peer
-    _verify(sa, peer, idi, auth)
+    _verify(sa, peer, idi, ppk.on_proof(sa, peer, message, auth))
     _check_suite(sa, peer)
     sa.remote_id = idi.identity
     idr = IdrPayload(peer.local_id)

@@ -36,7 +36,7 @@ from agent.ike.negotiation import (
 )
 from agent.ike.rules import check, error_of, nonce_of
 from agent.ike.states import IkeState, Step, When
-from agent.ike.suite import Protection
+from agent.ike.suite import Protection, keys_derived
 from agent.wire.codes import ExchangeType, HashId, NotifyType, ProtocolId
 from agent.wire.errors import UnsupportedCriticalPayload
 from agent.wire.message import Header, decode_message, encode_message
@@ -363,7 +363,7 @@ def derive(sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes) -> None
     spis = sa.spis
     keys = derive_ike_keys(
         suite.prf,
-        skeyseed(suite.prf, ni + nr, shared),
+        skeyseed(suite.prf, suite.prf.nonce_key(ni, nr), shared),
         ni=ni,
         nr=nr,
         spi_i=spis[:8],
@@ -376,3 +376,4 @@ def derive(sa: IkeSa, suite: Suite, ni: bytes, nr: bytes, shared: bytes) -> None
     sa.handshake.kex = None
     sa.suite = suite
     sa.protection = Protection(suite, keys, is_initiator=sa.is_initiator)
+    sa.table.emit(keys_derived(suite, spis, keys))

@@ -34,6 +34,18 @@ class KeyAuth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ppk:
+    """A postquantum preshared key and its name, in octets (RFC 8784).
+
+    `required`: no IKE SA without it; else it is used with whoever has it too.
+    """
+
+    id: bytes
+    secret: bytes = field(repr=False)
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetimes:
     """When SAs are replaced (RFC 7296 §2.8: each side keeps its own, nothing is negotiated).
 
@@ -77,6 +89,7 @@ class Peer:
 
     `child` None: a childless IKE SA (RFC 6023, mediation). `liveness_seconds` 0: no probes.
     `unique`: a newer IKE SA between the same identities replaces the older one.
+    `auth_seconds`: how long a proof is good, then authentication is repeated (RFC 4478); 0: always.
     """
 
     name: str
@@ -89,6 +102,8 @@ class Peer:
     lifetimes: Lifetimes = Lifetimes()
     liveness_seconds: float = 30.0
     unique: bool = True
+    ppk: Ppk | None = None
+    auth_seconds: float = 0.0
 
 
 class Pad(Protocol):
@@ -109,4 +124,8 @@ class Pad(Protocol):
         `context` are the extensions of the IKE SA. None ends in AUTHENTICATION_FAILED, which looks
         the same as a wrong proof.
         """
+        ...
+
+    def uses_ppk(self) -> bool:
+        """Whether any peer has a PPK: only then USE_PPK is answered (RFC 8784 §3)."""
         ...

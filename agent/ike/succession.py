@@ -13,7 +13,7 @@ from agent.ike.child import fraction, soft
 from agent.ike.errors import InvalidSyntax
 from agent.ike.events import CloseReason, IkeSaRekeyed
 from agent.ike.states import LINGER_SECONDS, IkeState, Step, When
-from agent.ike.suite import Protection
+from agent.ike.suite import Protection, keys_derived
 
 if TYPE_CHECKING:
     from agent.ike.sa import IkeSa
@@ -69,6 +69,7 @@ def successor(
     )
     new.suite = suite
     new.protection = Protection(suite, keys, is_initiator=is_initiator)
+    new.table.emit(keys_derived(suite, spis, keys))
     new.peer = old.peer
     new.remote_id = old.remote_id
     new.behind_nat = old.behind_nat

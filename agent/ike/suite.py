@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.crypto.algorithms import IntegrityError, Prf, key_lengths, make_cipher, make_prf
 from agent.ike.errors import Ignored
+from agent.ike.events import IkeKeysDerived
 from agent.wire.codes import EsnId, TransformType
 from agent.wire.message import encode_payloads, encrypted_prefix
 from agent.wire.proposals import Proposal, format_proposal
@@ -82,6 +83,17 @@ def suite_of(protocol: int, transforms: tuple[Transform, ...]) -> Suite:
         group=ids.get(TransformType.KE, 0),
         esn=ids.get(TransformType.ESN, 0) == EsnId.ESN,
         text=format_proposal(Proposal(protocol, b"", transforms)),
+    )
+
+
+def keys_derived(suite: Suite, spis: bytes, keys: IkeKeys) -> IkeKeysDerived:
+    """What the engine is told of them."""
+    return IkeKeysDerived(
+        spis=spis,
+        encr_id=suite.encr_id,
+        key_bits=suite.key_bits,
+        integ_id=suite.integ_id,
+        keys=keys,
     )
 
 

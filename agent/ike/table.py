@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 from agent.crypto.kex import KeyExchange, generate_key_exchange
 from agent.datagram import Dropped, Transmit
-from agent.ike import create_child_sa, ike_sa_init, inbound, informational, rekey_ike, succession
+from agent.ike import (
+    crash,
+    create_child_sa,
+    ike_sa_init,
+    inbound,
+    informational,
+    ppk,
+    reauthentication,
+    rekey_ike,
+    succession,
+)
 from agent.ike.cookies import (
     COOKIES_IN_ALL,
     COOKIES_PER_ADDRESS,
@@ -72,8 +82,14 @@ class Ike:
         random: Random,
         settings: IkeSettings | None = None,
         responder_extensions: Sequence[Factory] = (),
+        extensions: Sequence[Factory] = (),
+        tokens: crash.Tokens | None = None,
         key_exchange: KeyExchangeFactory = generate_key_exchange,
     ) -> None:
+        """`extensions` are made for every IKE SA, whoever begins (then without a message).
+
+        `tokens`: quick crash detection is done with these.
+        """
         self.pad = pad
         self.random = random
         self.settings = settings or IkeSettings()
@@ -82,7 +98,15 @@ class Ike:
         self.cookie_rate = AnswerRate(COOKIES_PER_ADDRESS, COOKIES_IN_ALL)
         self._version_rate = AnswerRate(1, 1)
         self._stray_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
+        self._esp_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
         self._factories = tuple(responder_extensions)
+        self._tokens = tokens
+        self._always = (
+            ppk.attach,
+            reauthentication.attach,
+            *extensions,
+            *((tokens.attach,) if tokens is not None else ()),
+        )
         self._key_exchange = key_exchange
         self._natd = NatDetection(random, force=self.settings.force_encapsulation)
         self._next_id = 1
@@ -91,6 +115,7 @@ class Ike:
         self.predecessors: dict[int, IkeSa] = {}  # the last one that was replaced
         self.identities = Identities()
         self._children: dict[bytes, IkeSa] = {}
+        self._spis_out: dict[bytes, bytes] = {}  # → spi_in
         self._schedule: Schedule[IkeSa] = Schedule()
         self._outputs: deque[Output] = deque()
         self._established = 0
@@ -131,7 +156,7 @@ class Ike:
         """
         sa = self.new_sa(IkeState.INIT_SENT, path, is_initiator=True, started_by_us=True)
         sa.peer = peer
-        self._attach(sa, extensions)
+        self._attach(sa, [*extensions, *self._made(self._always, sa, None)])
         ike_sa_init.start(sa, now)
         if patience is not None:
             sa.timers.set(When.ATTEMPT, now + min(patience, self.settings.give_up))
@@ -235,6 +260,25 @@ class Ike:
         if sa is not None and sa.peer is not None and sa.peer.liveness_seconds:
             sa.sent(now)
 
+    def on_unknown_esp(self, path: Path, data: bytes, now: float) -> None:
+        """ESP that belongs to no SA came along `path`: say so, rarely (RFC 7296 §1.5)."""
+        octets = crash.encode_invalid_spi(data[:4])
+        fits = len(octets) <= ike_sa_init.MAX_AMPLIFICATION * len(data)
+        if fits and self._esp_rate.take(path.remote.ip, now):
+            self.emit(Transmit(path, octets))
+
+    def on_invalid_spi(self, path: Path, data: bytes, now: float) -> bool:
+        """Perhaps an unprotected INVALID_SPI, in which IKE SPIs mean nothing. Whether it was."""
+        spi = crash.decode_invalid_spi(data)
+        if spi is None:
+            return False
+        sa, child = self._child(self._spis_out.get(spi, b""))
+        if sa is not None and child is not None and child.spi_out == spi:
+            self._on_hint(sa, path, data, now)
+            self.touch(sa)
+        self.emit(Dropped("not_encrypted"))
+        return True
+
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         due = self._schedule.expired(now)
@@ -273,18 +317,26 @@ class Ike:
             self._on_stray(path, header, data, now)
             return
         try:
-            if self._is_hint(sa, header, data):
-                sa.hint(now)
+            if self._is_hint(sa, header):
+                self._on_hint(sa, path, data, now)
                 raise Ignored("not_encrypted")
             inbound.receive(sa, path, header, data, now)
         finally:
             self.touch(sa)
 
-    def _is_hint(self, sa: IkeSa, header: Header, data: bytes) -> bool:
-        """An unprotected answer from one who has forgotten us, or a forgery (§2.21.4)."""
-        if not (header.is_response and header.exchange == ExchangeType.INFORMATIONAL):
+    def _is_hint(self, sa: IkeSa, header: Header) -> bool:
+        """An unprotected answer from one who has forgotten us, or a forgery (§1.5, §2.21.4)."""
+        if not header.is_response or header.exchange == ExchangeType.IKE_SA_INIT:
             return False
-        return sa.established and header.next_payload == NotifyPayload.TYPE
+        theirs = header.initiator_spi + header.responder_spi == sa.spis
+        return theirs and sa.established and header.next_payload == NotifyPayload.TYPE
+
+    def _on_hint(self, sa: IkeSa, path: Path, data: bytes, now: float) -> None:
+        """Without a proof (RFC 6290) it leads to a question and no more."""
+        if self._tokens is not None and self._tokens.proves_crash(sa, path, data, now):
+            sa.close(CloseReason.RESTARTED, "", now)
+        else:
+            sa.hint(now)
 
     def _on_other_version(self, path: Path, header: Header, data: bytes, now: float) -> None:
         """RFC 7296 §2.5: a higher major version is told that 2 is what we have."""
@@ -304,7 +356,7 @@ class Ike:
         raise Ignored("unknown_spi")
 
     def _answer_stray(self, path: Path, header: Header, data: bytes, notify: int) -> None:
-        """Never more octets than came."""
+        """No more octets than may go to whom has proven nothing."""
         answer = Header(
             initiator_spi=header.initiator_spi,
             responder_spi=header.responder_spi,
@@ -313,9 +365,16 @@ class Ike:
             is_response=True,
             message_id=header.message_id,
         )
-        octets = encode_message(answer, [NotifyPayload(notify)])
-        if len(octets) <= len(data):
-            self.emit(Transmit(path, octets))
+        payloads: list[Payload] = [NotifyPayload(notify)]
+        if notify == NotifyType.INVALID_IKE_SPI and self._tokens and crash.is_protected(header):
+            # Neither SPI is in use here (`_receive`), so nobody's living SA ends by it.
+            payloads.append(self._tokens.notify(header.initiator_spi + header.responder_spi))
+        while payloads:
+            octets = encode_message(answer, payloads)
+            if len(octets) <= ike_sa_init.MAX_AMPLIFICATION * len(data):
+                self.emit(Transmit(path, octets))
+                return
+            payloads.pop()
 
     # -- for the files of the exchanges ----------------------------------------------------------
 
@@ -374,8 +433,12 @@ class Ike:
 
     def attach_responder_extensions(self, sa: IkeSa, message: Message) -> None:
         """What the factories make of an acceptable IKE_SA_INIT request."""
-        made = (factory(sa, message) for factory in self._factories)
-        self._attach(sa, [extension for extension in made if extension is not None])
+        self._attach(sa, self._made((*self._factories, *self._always), sa, message))
+
+    @staticmethod
+    def _made(factories: Sequence[Factory], sa: IkeSa, message: Message | None) -> list[Extension]:
+        made = (factory(sa, message) for factory in factories)
+        return [extension for extension in made if extension is not None]
 
     def keep_half_open(self, sa: IkeSa, remote: Address, request: bytes, now: float) -> None:
         """`sa` answered `request`; the oldest goes if there are too many."""
@@ -410,7 +473,7 @@ class Ike:
                 remote_id=sa.remote_id,
                 path=sa.path,
                 is_initiator=sa.is_initiator,
-                suite=sa.suite.text,
+                suite=sa.suite.text + (" + PPK" if (use := ppk.use_of(sa)) and use.mixed else ""),
                 behind_nat=sa.behind_nat,
                 remote_behind_nat=sa.remote_behind_nat,
             )
@@ -454,10 +517,13 @@ class Ike:
             sa.children = {}
         sa.children[child.spi_in] = child
         self._children[child.spi_in] = sa
+        self._spis_out[child.spi_out] = child.spi_in
 
-    def forget_child(self, spi_in: bytes) -> None:
+    def forget_child(self, child: ChildSa) -> None:
         """A Child SA was removed."""
-        self._children.pop(spi_in, None)
+        self._children.pop(child.spi_in, None)
+        if self._spis_out.get(child.spi_out) == child.spi_in:
+            del self._spis_out[child.spi_out]
 
     def _child(self, spi_in: bytes) -> tuple[IkeSa | None, ChildSa | None]:
         sa = self._children.get(spi_in)

@@ -23,8 +23,8 @@ from agent.ipsec import supers
 from agent.ipsec.esp import IPV4, IPV6, NO_NEXT_HEADER, PADDING
 from agent.ipsec.icmp import packet_too_big
 from agent.ipsec.segments import NO_VNET, Coalescer, Offload
-from agent.ipsec.supers import VNET
 from agent.ipsec.spd import NOTHING, Grants, Verdict, covers
+from agent.ipsec.supers import VNET
 from agent.ipsec.tunnel import EspSa, Tunnel
 from agent.wire import ip
 

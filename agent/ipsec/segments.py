@@ -279,8 +279,10 @@ def _vouched(packet: bytes) -> list[bytes]:
     offset = 16 if protocol == TCP else 6
     at = transport + offset
     field = packet[at : at + 2]
-    if length < 20 if protocol == TCP else (
-        length < 8 or field == b"\0\0" or packet[at - 2 : at] != length.to_bytes(2, "big")
+    if (
+        length < 20
+        if protocol == TCP
+        else (length < 8 or field == b"\0\0" or packet[at - 2 : at] != length.to_bytes(2, "big"))
     ):
         return [NO_VNET, packet]
     pseudo = _sum(packet[8:40] if six else packet[12:20]) + length + protocol

@@ -7,7 +7,7 @@ checksum field holds the sum of the pseudo-header, not complemented.
 
 The sum over the payload is what is dear here (7 µs for 1400 octets, thrice all the rest), so it is
 left out where the peer has agreed to that (agent/engine/inner_offload.py): its receiver takes the
-ICV's word for it. Left out: UDP super-packets and ECN-marked ones, which nobody asks the kernel for.
+ICV's word for it. Left out: UDP and ECN super-packets, for which nobody asks the kernel.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ def finish(frame: bytes, *, summed: bool) -> list[bytes]:
     packet = frame[VNET:]
     if not flags & _NEEDS_CSUM or start + offset + 2 > len(packet) or start < 20:
         return []
-    if gso:
-        packets = _cut(packet, gso, size, start) if offset == 16 else []
-    else:
-        packets = [packet]
+    packets = _cut(packet, gso, size, start, offset) if gso else [packet]
     if packets and (summed or flow_key(packets[0]) is None):
         return [_complete(one, start, start + offset) for one in packets]
     return packets
@@ -62,12 +59,12 @@ def _complete(packet: bytes, start: int, at: int) -> bytes:
     return packet[:at] + value.to_bytes(2, "big") + packet[at + 2 :]
 
 
-def _cut(packet: bytes, gso: int, size: int, start: int) -> list[bytes]:
+def _cut(packet: bytes, gso: int, size: int, start: int, offset: int) -> list[bytes]:
     """TCP segments with `size` octets of payload, the last one with the rest."""
     six = packet[0] >> 4 == 6
     if gso != (_TCPV6 if six else _TCPV4) or start < (40 if six else 20):
         return []
-    if len(packet) < start + 20 or not size:
+    if len(packet) < start + 20 or not size or offset != 16:
         return []
     end = start + (packet[start + 12] >> 4) * 4
     if not start + 20 <= end < len(packet):

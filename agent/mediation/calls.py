@@ -122,7 +122,7 @@ class Calls:
             is_initiator=True,
             key=self._random(CONNECT_KEY_LENGTH),
             local=self._line.offers(),
-            deadline=now + self._settings.connect_timeout,
+            deadline=now + self._settings.ask_timeout,
         )
         # Created before it is asked for: the answer may overtake the response (mediation.md §6).
         self._attempts[attempt.connect_id] = attempt
@@ -230,8 +230,16 @@ class Calls:
                 attempt.checklist.handle_timer(now)
                 self._follow(attempt, now)
             if now >= attempt.deadline and attempt.connect_id in self._attempts:
-                checking = attempt.stage is Stage.CHECKING and not attempt.reported
-                self._fail(attempt, ConnectFailure.NO_PATH if checking else ConnectFailure.TIMEOUT)
+                self._fail(attempt, self._lateness(attempt))
+
+    @staticmethod
+    def _lateness(attempt: Attempt) -> ConnectFailure:
+        """Why an attempt ran out of time."""
+        if attempt.stage is Stage.ASKED:
+            return ConnectFailure.MEDIATOR_SILENT
+        if attempt.stage is Stage.CHECKING and not attempt.reported:
+            return ConnectFailure.NO_PATH
+        return ConnectFailure.TIMEOUT
 
     def next_timeout(self) -> float | None:
         """When `handle_timer` wants to be called."""
@@ -268,7 +276,7 @@ class Calls:
         if attempt.stage is not Stage.ASKED:
             return  # the answer came first
         if message is None:
-            self._fail(attempt, ConnectFailure.TIMEOUT, "the mediator does not answer")
+            self._fail(attempt, ConnectFailure.MEDIATOR_SILENT)
             return
         errors = [
             p.type

@@ -26,7 +26,8 @@ class ConnectFailure(StrEnum):
 
     NOT_REACHABLE = "not_reachable"  # unknown, offline or not allowed: nobody can tell which
     NO_PATH = "no_path"  # every connectivity check failed
-    TIMEOUT = "timeout"  # mediator or peer did not answer in time
+    TIMEOUT = "timeout"  # the peer did not answer in time
+    MEDIATOR_SILENT = "mediator_silent"  # the mediator did not answer our question
     REFUSED = "refused"  # the peer, or the mediator, said no
     NOT_REGISTERED = "not_registered"  # there is no mediation connection, or it was lost meanwhile
     REPLACED = "replaced"  # by a newer attempt of the same peer, or by its own of the same moment

@@ -47,7 +47,8 @@ class MediationSettings:
     retry_factor: float = 1.8
     retries: int = 13  # … this many times
     patience: float = 5.0  # checks are answered this long before "no path" is said
-    connect_timeout: float = 20.0  # from connect to the other side's answer
+    ask_timeout: float = 8.0  # until the mediator has answered our question
+    connect_timeout: float = 20.0  # from then to the other side's answer
     check_timeout: float = 15.0  # from the first check to a path, or to the other's IKE_SA_INIT
     handshake_timeout: float = 42.0  # from there to an authenticated IKE SA (IKE itself: 40)
     answered_rtt_limit: float = 0.5  # at most this long is waited for a better path

@@ -1,7 +1,8 @@
 """strongSwan's words for algorithms, as configurations and `status` spell them.
 
 The table holds what this project offers (RFC 8247, RFC 8221: nothing there that is MUST NOT or
-SHOULD NOT); a word that strongSwan knows and we refuse is in `REFUSED`, with the reason.
+SHOULD NOT); a word that strongSwan knows and we refuse for its weakness is in `REFUSED`, with the
+algorithm, the RFC that says so and what to use instead.
 """
 
 from __future__ import annotations
@@ -32,19 +33,37 @@ KEYWORDS: dict[str, Keyword] = {
     "aes256gcm16": Keyword(_ENCR, EncryptionId.ENCR_AES_GCM_16, 256),
     "aes128gcm128": Keyword(_ENCR, EncryptionId.ENCR_AES_GCM_16, 128),
     "aes256gcm128": Keyword(_ENCR, EncryptionId.ENCR_AES_GCM_16, 256),
+    "aes128ccm16": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_16, 128),
+    "aes256ccm16": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_16, 256),
+    "aes128ccm128": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_16, 128),
+    "aes256ccm128": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_16, 256),
+    "aes128ccm8": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_8, 128),
+    "aes256ccm8": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_8, 256),
+    "aes128ccm64": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_8, 128),
+    "aes256ccm64": Keyword(_ENCR, EncryptionId.ENCR_AES_CCM_8, 256),
     "chacha20poly1305": Keyword(_ENCR, EncryptionId.ENCR_CHACHA20_POLY1305),
     "aes128": Keyword(_ENCR, EncryptionId.ENCR_AES_CBC, 128),
     "aes256": Keyword(_ENCR, EncryptionId.ENCR_AES_CBC, 256),
     "aes": Keyword(_ENCR, EncryptionId.ENCR_AES_CBC, 128),
     "sha256": Keyword(_INTEG, IntegrityId.AUTH_HMAC_SHA2_256_128),
     "sha2_256": Keyword(_INTEG, IntegrityId.AUTH_HMAC_SHA2_256_128),
+    "sha384": Keyword(_INTEG, IntegrityId.AUTH_HMAC_SHA2_384_192),
+    "sha2_384": Keyword(_INTEG, IntegrityId.AUTH_HMAC_SHA2_384_192),
+    "sha512": Keyword(_INTEG, IntegrityId.AUTH_HMAC_SHA2_512_256),
+    "sha2_512": Keyword(_INTEG, IntegrityId.AUTH_HMAC_SHA2_512_256),
     "prfsha256": Keyword(_PRF, PrfId.PRF_HMAC_SHA2_256),
     "prfsha384": Keyword(_PRF, PrfId.PRF_HMAC_SHA2_384),
     "prfsha512": Keyword(_PRF, PrfId.PRF_HMAC_SHA2_512),
+    "prfaesxcbc": Keyword(_PRF, PrfId.PRF_AES128_XCBC),
+    "prfaescmac": Keyword(_PRF, PrfId.PRF_AES128_CMAC),
     "x25519": Keyword(_KE, KeyExchangeId.CURVE25519),
     "curve25519": Keyword(_KE, KeyExchangeId.CURVE25519),
     "ecp256": Keyword(_KE, KeyExchangeId.ECP_256),
+    "ecp384": Keyword(_KE, KeyExchangeId.ECP_384),
+    "ecp521": Keyword(_KE, KeyExchangeId.ECP_521),
     "modp2048": Keyword(_KE, KeyExchangeId.MODP_2048),
+    "modp3072": Keyword(_KE, KeyExchangeId.MODP_3072),
+    "modp4096": Keyword(_KE, KeyExchangeId.MODP_4096),
     "noesn": Keyword(TransformType.ESN, EsnId.NO_ESN),
     "esn": Keyword(TransformType.ESN, EsnId.ESN),
 }
@@ -65,16 +84,58 @@ PRF_OF_INTEGRITY: dict[int, PrfId] = {
     IntegrityId.AUTH_HMAC_SHA2_512_256: PrfId.PRF_HMAC_SHA2_512,
 }
 
-_WEAK = "must not be used any more (RFC 8247, RFC 8221)"
-REFUSED: dict[str, str] = dict.fromkeys(
-    (
-        *("des", "3des", "blowfish", "blowfish128", "blowfish256", "cast128", "null"),
-        *("md5", "md5_128", "sha", "sha1", "sha1_160", "prfmd5", "prfsha1"),
-        *("modp768", "modp1024", "modp1536", "modp1024s160", "modp2048s224", "modp2048s256"),
-        *("ecp192", "ecp224"),
+_CIPHERS = "aes128gcm16, aes256gcm16 or chacha20poly1305"
+_HASHES = "sha256, sha384 or sha512"
+_PRFS = "prfsha256, prfsha384 or prfsha512"
+_GROUPS = "x25519, ecp256 or modp2048"
+# RFC 8247 and RFC 8221 say MUST- of SHA-1 (still to be had, on its way out); RFC 8221 §5 lets ESP
+# go without encryption, which is for machines that need no secrecy: not ours.
+_SHA1 = "SHA-1 is on its way out (MUST- in RFC 8247 §2.3 and RFC 8221 §6) and is not offered"
+_MD5 = "HMAC-MD5 must not be used (RFC 8247 §2.3, RFC 8221 §6)"
+_CAST = "CAST-128 is a cipher of 64 bit blocks that RFC 8247 §2.1 and RFC 8221 §5 do not name"
+
+
+def _instead(why: str, use: str, words: str) -> dict[str, str]:
+    """The same sentence for each of `words`."""
+    return dict.fromkeys(words.split(), f"{why}; use {use} instead")
+
+
+# What strongSwan has a word for and we do not, because it is too weak: why, by which RFC, and what
+# to use.
+REFUSED: dict[str, str] = {
+    **_instead("DES must not be used (RFC 8247 §2.1, RFC 8221 §5)", _CIPHERS, "des"),
+    **_instead("3DES should not be used (RFC 8221 §5)", _CIPHERS, "3des"),
+    **_instead(
+        "Blowfish must not be used (RFC 8221 §5)",
+        _CIPHERS,
+        "blowfish blowfish128 blowfish192 blowfish256",
     ),
-    _WEAK,
-)
+    **_instead(_CAST, _CIPHERS, "cast128"),
+    **_instead("encryption must not be left out (RFC 8247 §2.1)", _CIPHERS, "null"),
+    **_instead(_MD5, _HASHES, "md5 md5_128"),
+    **_instead(_SHA1, _HASHES, "sha sha1 sha1_160"),
+    **_instead(
+        "HMAC-SHA2-256 cut to 96 bits is no transform of RFC 4868 (RFC 8221 §6)",
+        _HASHES,
+        "sha256_96 sha2_256_96",
+    ),
+    **_instead("PRF-HMAC-MD5 must not be used (RFC 8247 §2.2)", _PRFS, "prfmd5"),
+    **_instead("PRF-HMAC-SHA1 is on its way out (MUST- in RFC 8247 §2.2)", _PRFS, "prfsha1"),
+    **_instead("the 768-bit MODP group must not be used (RFC 8247 §2.4)", _GROUPS, "modp768"),
+    **_instead("the 1024-bit MODP group should not be used (RFC 8247 §2.4)", _GROUPS, "modp1024"),
+    **_instead("the 1536-bit MODP group should not be used (RFC 8247 §2.4)", _GROUPS, "modp1536"),
+    **_instead("group 22 of RFC 5114 must not be used (RFC 8247 §2.4)", _GROUPS, "modp1024s160"),
+    **_instead(
+        "groups 23 and 24 of RFC 5114 should not be used (RFC 8247 §2.4)",
+        _GROUPS,
+        "modp2048s224 modp2048s256",
+    ),
+    **_instead(
+        "curves of fewer than 256 bits are weaker than any group of RFC 8247 §2.4",
+        _GROUPS,
+        "ecp192 ecp224 ecp224bp",
+    ),
+}
 
 AEAD: frozenset[int] = frozenset(
     {

@@ -136,8 +136,8 @@ def _parse_transforms(text: str, protocol: int) -> tuple[Transform, ...]:
     aead = any(KEYWORDS[w].id in AEAD for w in words if _is_encryption(w))
     if aead and not all(KEYWORDS[w].id in AEAD for w in words if _is_encryption(w)):
         raise ValueError(
-            f"{printable(text)}: AES-GCM or ChaCha20-Poly1305 and AES-CBC cannot share a"
-            " proposal; make it two"
+            f"{printable(text)}: AES-CBC cannot share a proposal with AES-GCM, AES-CCM or"
+            " ChaCha20-Poly1305; make it two"
         )
     transforms: list[Transform] = []
     for word in words:
@@ -163,11 +163,13 @@ def _look_up(word: str, text: str, protocol: int) -> Keyword:
     )
     if keyword is not None and keyword.type in types:
         return keyword
+    if word in REFUSED:
+        raise ValueError(f"{printable(text)}: '{word}': {REFUSED[word]}")
     allowed = " ".join(w for w, k in KEYWORDS.items() if k.type in types)
     if keyword is not None:
         why = f"has no place in a proposal for {'IKE' if protocol == ProtocolId.IKE else 'ESP'}"
     else:
-        why = REFUSED.get(word, "is not known here")
+        why = "is not known here"
     raise ValueError(f"{printable(text)}: '{printable(word)}' {why}; allowed: {allowed}")
 
 
@@ -180,9 +182,14 @@ def _completed(
     if TransformType.ENCR not in types:
         raise ValueError(f"{name}: no encryption, such as aes128gcm16 or aes128")
     if aead and TransformType.INTEG in types:
-        raise ValueError(f"{name}: AES-GCM and ChaCha20-Poly1305 need no sha256 beside them")
+        raise ValueError(
+            f"{name}: AES-GCM, AES-CCM and ChaCha20-Poly1305 take no sha256, sha384 or sha512"
+            " beside them"
+        )
     if not aead and TransformType.INTEG not in types:
-        raise ValueError(f"{name}: AES-CBC needs integrity protection beside it: sha256")
+        raise ValueError(
+            f"{name}: AES-CBC needs integrity protection beside it: sha256, sha384 or sha512"
+        )
     if protocol == ProtocolId.IKE:
         if TransformType.PRF not in types:
             transforms += implied_prfs(t for t in transforms if t.type == TransformType.INTEG)

@@ -72,8 +72,8 @@ class OurEnd:
             mediation=seed(f"m-{name}"),
         )
 
-    def start(self) -> None:
-        self.agent.start()
+    def start(self, *arguments: str) -> None:
+        self.agent.start(*arguments)
 
     def wait_registered(self) -> None:
         self.agent.wait_registered()

@@ -27,7 +27,17 @@ class Pair:
     """We and strongSwan; `role` is ours."""
 
     def __init__(
-        self, nats, role, *, auth="ed25519", suite=GCM, more="", dynamic=False, **strongswan
+        self,
+        nats,
+        role,
+        *,
+        auth="ed25519",
+        suite=GCM,
+        more="",
+        dynamic=False,
+        arguments=(),
+        wait=15.0,
+        **strongswan,
     ) -> None:
         places = {"initiator": (nats.operator, "alice"), "responder": (nats.server, "bob")}
         (our_host, our_name) = places.pop(role)
@@ -52,11 +62,11 @@ class Pair:
             **strongswan,
         )
         self.initiator = self.ours if role == "initiator" else self.strongswan
-        for end in (self.ours, self.strongswan):
-            end.start()
+        self.ours.start(*arguments)
+        self.strongswan.start()
         self.initiator.connect()
         for end in (self.ours, self.strongswan):
-            end.wait_up()
+            end.wait_up(wait)
 
     def assert_echo(self) -> None:
         assert_echo(self.ours, self.strongswan)
@@ -299,3 +309,35 @@ def test_wrong_psk_has_a_clear_end(nats, role):
     assert not strongswan.charon.children("peer")
     assert ours.agent.is_running
     assert "Traceback" not in ours.log
+
+
+def test_strongswan_wants_the_proof_repeated(nats):
+    """RFC 4478: it says for how long; the new IKE SA is there before the old one goes."""
+    pair = Pair(
+        nats,
+        "initiator",
+        more="virtual_ip = true\n",
+        # Only then it leaves that to us.
+        connection={"pools": "virtual", "reauth_time": "13s", "rekey_time": "0", "over_time": "9s"},
+        child={"remote_ts": "dynamic"},
+        sections={"pools": {"virtual": {"addrs": "10.98.0.7/32"}}},
+        dynamic=True,
+    )
+    assert "N(AUTH_LFT)" in pair.strongswan.log
+    before = pair.spis("ike")
+    pair.strongswan.charon.wait_log(r"IKE_SA peer\[2\] established", 20)
+    pair.wait_rekeyed("ike", before)
+    assert pair.strongswan.host.ping("10.98.0.7", seconds=3.0)
+
+
+def test_we_want_the_proof_repeated(nats):
+    pair = Pair(
+        nats,
+        "responder",
+        more="auth_seconds = 3600\n",
+        connection={"over_time": "3597s", "rekey_time": "14400s"},
+    )
+    pair.strongswan.charon.wait_log(r"received AUTH_LIFETIME of 3600s", 10)
+    pair.strongswan.charon.wait_log(r"IKE_SA peer\[2\] established", 20)
+    pair.ours.wait_up()
+    pair.assert_echo()

@@ -88,6 +88,22 @@ def test_a_gateway_that_was_cut_off_comes_back(nats):
     assert_echo(alice, bob)
 
 
+def test_a_killed_gateway_is_back_by_itself_within_seconds(nats):
+    """THREATS 37, RFC 6290: it proves that it knows nothing, and the operator calls at once."""
+    _, bob, alice = our_three(nats)
+    connect(alice, bob)
+    assert_echo(alice, bob)
+    address = bob.status()["address"]
+    bob.kill()
+    bob.start()
+    started = time.monotonic()
+    while not alice.host.ping(address, count=1, seconds=0.3):
+        assert time.monotonic() - started < 5, f"{alice.log[-4000:]}\n{bob.log[-4000:]}"
+    assert_echo(alice, bob)
+    assert "was restarted" in alice.log
+    assert len(bob.status()["peers"]) == 1
+
+
 def test_an_operator_that_was_cut_off_replaces_its_old_tunnel(nats):
     _, bob, alice = our_three(nats)
     connect(alice, bob)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "/usr/lib/ipsec/charon"
 PLUGINS = (
-    "random nonce openssl pem pkcs1 pkcs8 pubkey curve25519 hmac sha1 sha2 kdf aes gcm chapoly "
-    "drbg vici kernel-libipsec kernel-netlink socket-default updown"
+    "random nonce openssl pem pkcs1 pkcs8 pubkey curve25519 hmac sha1 sha2 kdf aes gcm ccm chapoly "
+    "xcbc cmac drbg vici kernel-libipsec kernel-netlink socket-default updown"
 )
 START_SECONDS = 10.0
 CONF = """

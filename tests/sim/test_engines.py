@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.crypto.keys import inner_address
 from agent.datagram import Address, Path, Received, Transmit
@@ -18,6 +18,11 @@ from agent.wire.selectors import TrafficSelector
 from tests.support.network import Network
 from tests.support.pair import ike_proposals, key_of, seeded
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.wire.proposals import Proposal
+
 T = TypeVar("T")
 PORT = 4500
 SERVER = Address.parse("203.0.113.10", PORT)
@@ -27,15 +32,27 @@ CIPHERS = parse_proposals(("aes128gcm16-esn",), ProtocolId.ESP)
 class Box:
     """An engine as node of the network."""
 
-    def __init__(self, name: str, *hosts: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        *hosts: str,
+        ike: tuple[Proposal, ...] | None = None,
+        esp: tuple[Proposal, ...] = CIPHERS,
+        key_log: Callable[[str], None] | None = None,
+    ) -> None:
         self.name = name
+        self.ike = ike or ike_proposals()
+        self.esp = esp
         self.identity = key_of("identity " + name)
         self.mediation = key_of("mediation " + name)
         self.inner = inner_address(self.identity.public)
         self.events: list[object] = []
         self.delivered: list[bytes] = []
         self.engine = Engine(
-            random=seeded(name), proposals=ike_proposals(), enrol=lambda key, data: b""
+            random=seeded(name),
+            proposals=self.ike,
+            enrol=lambda key, data: b"",
+            key_log=key_log,
         )
         if hosts:
             addresses = [Address.parse(h, PORT) for h in hosts]
@@ -45,13 +62,20 @@ class Box:
         """The events of a class."""
         return [e for e in self.events if isinstance(e, kind)]
 
-    def know(self, other: Box, now: float) -> None:
-        """`other` is a peer with all rights, called through the mediator."""
+    def know(self, *others: Box, now: float, childless: bool = False) -> None:
+        """`others` are peers with all rights, called through the mediator.
+
+        With `childless` they are one-time identities, which may enrol and nothing else.
+        """
+        entries = [self._entry(other, childless=childless) for other in others]
+        self.engine.set_peers(entries, now)
+
+    def _entry(self, other: Box, *, childless: bool) -> PeerEntry:
         child = ChildPolicy(
             name="net",
             local_ts=(TrafficSelector(0, 0, 65535, self.inner, self.inner),),
             remote_ts=(TrafficSelector(0, 0, 65535, other.inner, other.inner),),
-            proposals=CIPHERS,
+            proposals=self.esp,
         )
         peer = Peer(
             name=other.name,
@@ -59,17 +83,17 @@ class Box:
             remote_id=Identification.key_id(other.identity.public),
             local_auth=self.identity,
             remote_auth=KeyAuth(public=other.identity.public),
-            proposals=ike_proposals(),
-            child=child,
+            proposals=self.ike,
+            child=None if childless else child,
         )
-        entry = PeerEntry(
+        return PeerEntry(
             name=other.name,
             peer=peer,
             grants=Grants(),
             mediator="med",
             pseudonym=Identification.key_id(other.mediation.public),
+            one_time=childless,
         )
-        self.engine.set_peers([entry], now)
 
     def register(self, server: Box, now: float) -> None:
         """Keep a registration at `server`."""
@@ -79,7 +103,7 @@ class Box:
             remote_id=Identification.key_id(server.mediation.public),
             local_auth=self.mediation,
             remote_auth=KeyAuth(public=server.mediation.public),
-            proposals=ike_proposals(),
+            proposals=self.ike,
         )
         entry = MediatorEntry(name="med", host="med.example.org", port=PORT, peer=peer)
         self.engine.set_mediators([entry], now)
@@ -142,7 +166,7 @@ def test_connect_to_first_echo_in_half_a_second() -> None:
     for index, box, other in ((1, a, b), (2, b, a)):
         nat = network.nat(f"198.51.100.{index}")
         network.host(box.name, box, (f"192.168.{index}.10", nat.inside))
-        box.know(other, network.now)
+        box.know(other, now=network.now)
         box.register(server, network.now)
     both = [a, b]
     assert network.run(

@@ -339,12 +339,12 @@ def test_a_peer_that_never_answers_ends_in_a_timeout() -> None:
     assert s.a.of(ConnectFailed)[0].reason is ConnectFailure.TIMEOUT
 
 
-def test_a_mediator_that_went_silent_ends_in_a_timeout() -> None:
+def test_a_mediator_that_went_silent_is_told_from_a_silent_peer() -> None:
     s = scene()
     s.network.drops = lambda name, p: name == "mediator"
     took = s.connect()
-    assert 15 < took < 25
-    assert s.a.of(ConnectFailed)[0].reason is ConnectFailure.TIMEOUT
+    assert 5 < took < 10
+    assert s.a.of(ConnectFailed)[0].reason is ConnectFailure.MEDIATOR_SILENT
 
 
 def test_a_handshake_that_never_ends_is_ended() -> None:

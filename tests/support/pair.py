@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
@@ -125,6 +125,10 @@ class Book:
             if peer.remote_id is not None and peer.remote_id.matches(remote_id):
                 return peer
         return None
+
+    def uses_ppk(self) -> bool:
+        """See Pad."""
+        return any(peer.ppk is not None for peer in self.peers)
 
 
 @dataclass
@@ -337,14 +341,16 @@ def make_side(
     *,
     settings: IkeSettings | None = None,
     factories: Sequence[Factory] = (),
+    **more: Any,
 ) -> Side:
-    """An engine that knows `peers`."""
+    """An engine that knows `peers`; `more` is for Ike."""
     book = Book(peers)
     ike = Ike(
         pad=book,
         random=seeded(name),
         settings=settings or IkeSettings(),
         responder_extensions=factories,
+        **more,
     )
     return Side(name, ike, book, address)
 

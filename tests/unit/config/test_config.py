@@ -374,3 +374,47 @@ def test_split_host(text, found):
 def test_split_host_refuses(text):
     with pytest.raises(ValueError, match=r"wanted|written|number"):
         split_host(text)
+
+
+# -- postquantum preshared keys (RFC 8784) -------------------------------------------------------
+
+PPK = "q9fZ0mJr1bX7cK4tV2yLwE8sA6hD3nGu"
+PPK_PEER = '[peer.x]\nid = "a"\npsk = "abcdefghijklmnop"\n'
+
+
+def test_ppk():
+    peer = load_config(f'{PPK_PEER}ppk = "{PPK}"\nppk_id = "office"').peers[0]
+    assert (peer.ppk, peer.ppk_id, peer.ppk_required) == (PPK.encode(), "office", True)
+    assert PPK not in repr(peer)
+
+
+def test_ppk_file_and_optional():
+    text = f'{PPK_PEER}ppk_file = "x.ppk"\nppk_id = "office"\nppk_required = false'
+    peer = load_config(text, "t", lambda path: PPK.encode() + b"\n").peers[0]
+    assert (peer.ppk, peer.ppk_required) == (PPK.encode(), False)
+    assert load_config(text).peers[0].ppk == b""
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ('ppk = "short"\nppk_id = "a"', "too weak"),
+        (f'ppk = "{"a" * 40}"\nppk_id = "a"', "too weak"),
+        (f'ppk = "{PPK}"', "ppk_id"),
+        ('ppk_id = "a"', "says nothing"),
+        ("ppk_required = true", "says nothing"),
+        (f'ppk = "{PPK}"\nppk_file = "b"\nppk_id = "a"', "not both"),
+    ],
+)
+def test_ppk_mistakes(lines, wanted):
+    said = sentence(PPK_PEER + lines, lambda path: b"")
+    assert "[peer.x]" in said
+    assert wanted in said
+    assert PPK not in said
+
+
+def test_auth_seconds():
+    """RFC 4478; a short one would make strongSwan authenticate over and over."""
+    assert load_config(PPK_PEER).peers[0].auth_seconds == 0
+    assert load_config(PPK_PEER + "auth_seconds = 3600").peers[0].auth_seconds == 3600
+    assert "auth_seconds" in sentence(PPK_PEER + "auth_seconds = 300")

@@ -110,6 +110,66 @@ def test_aosp_ike_and_child_keys():
     assert child.integ_r == v["FIRST_CHILD_AUTH_RESP"]
 
 
+# https://www.rfc-editor.org/rfc/rfc4434 section 3, rfc4615 section 4: keys of 16, 10 and 18 octets
+@pytest.mark.parametrize(
+    ("name", "prf_id"),
+    [
+        ("rfc4434_aes_xcbc_prf_128", PrfId.PRF_AES128_XCBC),
+        ("rfc4615_aes_cmac_prf_128", PrfId.PRF_AES128_CMAC),
+    ],
+)
+def test_prfs_of_aes(name, prf_id):
+    prf = make_prf(prf_id)
+    lengths = set()
+    for v in vector_json("rfc/rfc_vectors.json")[name]:
+        key = bytes.fromhex(v["key"])
+        lengths.add(len(key))
+        assert prf(key, bytes.fromhex(v["message"])).hex() == v["output"]
+    assert lengths == {10, 16, 18}
+    assert supports_prf(prf_id)
+    assert make_prf(prf_id) is prf
+    assert prf.length == prf.preferred_key_length == 16
+
+
+# https://www.rfc-editor.org/rfc/rfc3566 section 4.6: AES-XCBC-MAC with the key 00 01 .. 0f; test
+# cases 1 to 7, whose messages are 0, 3, 16, 20, 32, 34 octets counted up and 1,000 zeros.
+@pytest.mark.parametrize(
+    ("message", "mac"),
+    [
+        (b"", "75f0251d528ac01c4573dfd584d79f29"),
+        (bytes(range(3)), "5b376580ae2f19afe7219ceef172756f"),
+        (bytes(range(16)), "d2a246fa349b68a79998a4394ff7a263"),
+        (bytes(range(20)), "47f51b4564966215b8985c63055ed308"),
+        (bytes(range(32)), "f54f0ec8d2b9f3d36807734bd5283fd4"),
+        (bytes(range(34)), "becbb3bccdb518a30677d5481fb6b4d8"),
+        (bytes(1000), "f0dafee895db30253761103b5d84528f"),
+    ],
+)
+def test_rfc3566(message, mac):
+    assert make_prf(PrfId.PRF_AES128_XCBC)(bytes(range(16)), message).hex() == mac
+
+
+# https://github.com/C2SP/wycheproof testvectors_v1/aes_cmac_test.json
+def test_wycheproof_cmac():
+    prf = make_prf(PrfId.PRF_AES128_CMAC)
+    done = 0
+    for group, v in wycheproof("aes_cmac"):
+        if group["keySize"] != 128:
+            continue  # other lengths are hashed first
+        done += 1
+        out = prf(bytes.fromhex(v["key"]), bytes.fromhex(v["msg"]))
+        assert out.hex().startswith(v["tag"]) is (v["result"] == "valid"), v["tcId"]
+    assert done > 60
+
+
+def test_nonces_are_cut_for_aes_only():
+    """RFC 7296 §2.14: "only the first 64 bits of Ni and the first 64 bits of Nr"."""
+    ni, nr = bytes(range(32)), bytes(range(100, 124))
+    for prf_id in (PrfId.PRF_AES128_XCBC, PrfId.PRF_AES128_CMAC):
+        assert make_prf(prf_id).nonce_key(ni, nr) == ni[:8] + nr[:8]
+    assert make_prf(SHA2_256).nonce_key(ni, nr) == ni + nr
+
+
 # https://www.rfc-editor.org/rfc/rfc4868 section 2.7.1 (PRF) and 2.7.2 (whole outputs)
 def test_rfc4868_prf():
     done = 0

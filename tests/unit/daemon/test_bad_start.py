@@ -249,3 +249,15 @@ def test_a_socket_that_a_crash_left_behind(host, tmp_path):
     assert run(host, tmp_path, "status").code == 69
     with start(host, tmp_path, "run"):
         wait("up", answers(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["run", "mediate"])
+def test_the_key_log_cannot_be_written(host, tmp_path, command):
+    """Whoever asked for the keys must not find out afterwards that there are none."""
+    config(tmp_path, "")
+    ended = run(host, tmp_path, command, "--keylog", str(tmp_path / "missing" / "keys"))
+    assert ended.code == 74
+    assert "The key log" in ended.sentence
+    assert "No such file" in ended.sentence
+    ended = run(host, tmp_path, command, "--keylog", "/dev/null")
+    assert (ended.code, "file of its own" in ended.sentence) == (74, True)

@@ -15,13 +15,13 @@ from agent.crypto.auth import key_text
 from agent.datagram import Address, Path, Received, Transmit
 from agent.engine import Engine
 from agent.engine.events import Event, Packets, PeerChanged, ResolveWanted
-from agent.ipsec import Offload
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
 from agent.peers import KnownPeer, OpenInvitation, Peers
 from tests.support.network import Behaviour, Link, Network
 from tests.support.pair import key_of, seeded
 
 if TYPE_CHECKING:
+    from agent.ipsec import Offload
     from agent.status import MediatorStatus, PeerStatus
 
 PORT = 4500
@@ -60,6 +60,7 @@ class Machine:
             proposals=profiles.OUR_IKE,
             enrol=self.enrol,
             offload=self.offload,
+            restart_secret=profiles.restart_secret(self.keys),
         )
         entry = profiles.server(self.config, self.keys)
         if entry is not None:

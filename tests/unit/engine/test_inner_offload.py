@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from agent.ike.sa import IkeSa
 from agent.ipsec import Offload
 from agent.wire.codes import NotifyType
 from tests.unit.engine.machines import Scene, tcp
@@ -63,7 +62,7 @@ def test_a_mediator_is_not_told(monkeypatch):
     asked = []
     building = InnerOffload.on_request_building
 
-    def noted(self, sa: IkeSa, exchange, payloads):
+    def noted(self, sa, exchange, payloads):
         before = len(payloads)
         building(self, sa, exchange, payloads)
         asked.append((sa.peer.name, [p.type for p in payloads[before:]]))

@@ -69,6 +69,12 @@ def test_childless_with_ed25519() -> None:
         "chacha20poly1305-prfsha384-x25519",
         "aes128-sha256-x25519",
         "aes256-sha256-modp2048",
+        "aes128ccm8-prfsha512-ecp521",
+        "aes128ccm8-prfaesxcbc-x25519",
+        "aes128ccm8-prfaescmac-x25519",
+        "aes256ccm16-prfsha384-modp3072",
+        "aes256-sha384-ecp384",
+        "aes128-sha512-modp4096",
     ],
 )
 @pytest.mark.parametrize("psk", [None, b"a shared secret"])

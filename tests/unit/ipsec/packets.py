@@ -17,7 +17,10 @@ PATH_A = Path(Address(bytes([192, 0, 2, 1]), 4500), Address(bytes([192, 0, 2, 2]
 PATH_B = Path(PATH_A.remote, PATH_A.local)
 GCM = (EncryptionId.ENCR_AES_GCM_16, 128, None, 20, 0)
 CBC = (EncryptionId.ENCR_AES_CBC, 128, IntegrityId.AUTH_HMAC_SHA2_256_128, 16, 32)
+CBC_512 = (EncryptionId.ENCR_AES_CBC, 256, IntegrityId.AUTH_HMAC_SHA2_512_256, 32, 64)
+CCM_8 = (EncryptionId.ENCR_AES_CCM_8, 128, None, 19, 0)
 CHACHA = (EncryptionId.ENCR_CHACHA20_POLY1305, None, None, 36, 0)
+SUITES = {"gcm": GCM, "cbc": CBC, "cbc-512": CBC_512, "ccm-8": CCM_8, "chacha": CHACHA}
 
 
 def checksum(data: bytes) -> int:

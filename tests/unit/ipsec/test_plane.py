@@ -13,11 +13,9 @@ from agent.ipsec.plane import GENERATION, MAX_ANSWERS, ROUTED_FLOWS
 from agent.ipsec.tunnel import VERDICTS
 from agent.wire.selectors import TrafficSelector
 from tests.unit.ipsec.packets import (
-    CBC,
-    CHACHA,
-    GCM,
     PATH_A,
     PATH_B,
+    SUITES,
     Pair,
     arriving,
     datagrams,
@@ -48,7 +46,7 @@ def sealed(plain, pair, next_header=None, sequence=1):
     return header + iv + sa._cipher.seal(iv, plain, header)
 
 
-@pytest.mark.parametrize("suite", [GCM, CBC, CHACHA], ids=["gcm", "cbc", "chacha"])
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 @pytest.mark.parametrize("esn", [False, True], ids=["32", "esn"])
 def test_both_ways_and_both_families(suite, esn):
     pair = Pair(suite=suite, esn=esn)

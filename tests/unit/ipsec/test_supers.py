@@ -276,5 +276,3 @@ def test_nobody_asks_for_unfinished_packets_while_a_stranger_is_there():
     assert plane.takes_unfinished
     plane.remove(parameters().spi_in)
     assert not plane.takes_unfinished
-
-

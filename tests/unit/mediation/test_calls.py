@@ -172,7 +172,7 @@ def test_no_response_at_all() -> None:
     bench = Bench()
     bench.calls.connect(HIGHER, 0.0)
     bench.line.requests[0][1](None, 40.0)
-    assert bench.failure().reason is ConnectFailure.TIMEOUT
+    assert bench.failure().reason is ConnectFailure.MEDIATOR_SILENT
 
 
 def test_relayed_then_silence() -> None:

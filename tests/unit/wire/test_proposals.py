@@ -7,6 +7,7 @@ import pytest
 from agent.wire.codes import EncryptionId, EsnId, IntegrityId, KeyExchangeId, PrfId, ProtocolId
 from agent.wire.codes import TransformType as T
 from agent.wire.errors import WireError
+from agent.wire.keywords import KEYWORDS, REFUSED
 from agent.wire.proposals import (
     MAX_PROPOSALS,
     MAX_TRANSFORMS,
@@ -280,6 +281,73 @@ def test_words_for_esp(text, transforms):
     assert parse_proposals([text], ESP) == (Proposal(ESP, b"", transforms, 1),)
 
 
+# Each word with the transform that it has in strongSwan, src/libstrongswan/crypto/proposal
+@pytest.mark.parametrize(
+    ("words", "transform"),
+    [
+        ("aes128ccm16 aes128ccm128", Transform(T.ENCR, 16, 128)),
+        ("aes256ccm16 aes256ccm128", Transform(T.ENCR, 16, 256)),
+        ("aes128ccm8 aes128ccm64", Transform(T.ENCR, 14, 128)),
+        ("aes256ccm8 aes256ccm64", Transform(T.ENCR, 14, 256)),
+        ("sha384 sha2_384", Transform(T.INTEG, 13)),
+        ("sha512 sha2_512", Transform(T.INTEG, 14)),
+        ("prfsha384", Transform(T.PRF, 6)),
+        ("prfsha512", Transform(T.PRF, 7)),
+        ("prfaesxcbc", Transform(T.PRF, 4)),
+        ("prfaescmac", Transform(T.PRF, 8)),
+        ("ecp384", Transform(T.KE, 20)),
+        ("ecp521", Transform(T.KE, 21)),
+        ("modp3072", Transform(T.KE, 15)),
+        ("modp4096", Transform(T.KE, 16)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_words_of_the_long_suites(words, transform):
+    beside = {
+        T.ENCR: "-prfsha256-x25519",
+        T.INTEG: "-aes128-x25519",
+        T.PRF: "-aes128gcm16-x25519",
+        T.KE: "-aes128gcm16-prfsha256",
+    }
+    for word in words.split():
+        (proposal,) = parse_proposals([word + beside[transform.type]], IKE)
+        assert proposal.of_type(transform.type) == (transform,)
+        if transform.type == T.INTEG:
+            assert proposal.of_type(T.PRF) == (Transform(T.PRF, transform.id - 7),)
+        assert words.split()[0] in format_proposal(proposal).split("-")
+        if transform.type != T.PRF:
+            esp_text = word + ("" if transform.type == T.ENCR else beside[transform.type])
+            esp_text = esp_text.replace("-prfsha256", "")
+            (proposal,) = parse_proposals([esp_text], ESP)
+            assert transform in proposal.transforms
+
+
+def test_nothing_is_offered_that_the_rfcs_advise_against():
+    """RFC 8247 §2.1 to §2.4, RFC 8221 §5, §6: MUST NOT, SHOULD NOT and MUST-."""
+    advised_against = {
+        T.ENCR: {1, 2, 3, 4, 5, 6, 7, 8, 9, 11},
+        T.PRF: {1, 2, 3},
+        T.INTEG: {1, 2, 3, 4, 6, 7},
+        T.KE: {1, 2, 5, 22, 23, 24, 25, 26},
+    }
+    assert not [w for w, k in KEYWORDS.items() if k.id in advised_against.get(k.type, ())]
+    assert not KEYWORDS.keys() & REFUSED.keys()
+
+
+@pytest.mark.parametrize("word", sorted(REFUSED))
+@pytest.mark.parametrize("protocol", [IKE, ESP], ids=["ike", "esp"])
+def test_a_refused_word_says_by_whom_and_what_to_use(word, protocol):
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse_proposals([f"aes128-sha256-{word}"], protocol)
+    sentence = str(caught.value)
+    assert f"'{word}'" in sentence
+    assert "RFC 8247" in sentence or "RFC 8221" in sentence
+    instead = sentence.rsplit("use ", 1)[1].removesuffix(" instead")
+    advised = instead.replace(" or ", ", ").split(", ")
+    assert len(advised) == 3
+    assert all(good in KEYWORDS for good in advised)
+
+
 def test_proposals_are_numbered():
     texts = ["aes128gcm16-prfsha256-x25519", " aes128-sha256-x25519 "]
     assert [p.number for p in parse_proposals(texts, IKE)] == [1, 2]
@@ -289,8 +357,8 @@ def test_proposals_are_numbered():
     ("text", "protocol", "names"),
     [
         ("aes128gcm16-prfsha256-x2551", IKE, ["'x2551'", "x25519", "modp2048"]),
-        ("3des-sha256-modp2048", IKE, ["'3des'", "must not be used", "aes128gcm16"]),
-        ("aes128-sha1-modp2048", IKE, ["'sha1'", "must not be used", "sha256"]),
+        ("3des-sha256", ESP, ["'3des'", "3DES", "RFC 8221 §5", "aes128gcm16"]),
+        ("aes128-sha1-modp2048", IKE, ["'sha1'", "SHA-1", "MUST-", "RFC 8247 §2.3", "sha256"]),
         ("aes128gcm16-prfsha256-modp1024", IKE, ["'modp1024'", "modp2048"]),
         ("aes128gcm16-prfsha256", ESP, ["'prfsha256'", "no place", "ESP"]),
         ("aes128gcm16-prfsha256-x25519-esn", IKE, ["'esn'", "no place", "IKE"]),

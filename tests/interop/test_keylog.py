@@ -1,0 +1,170 @@
+"""`--keylog`: what tcpdump caught between real machines, read by tshark. Nothing may stay sealed.
+
+tests/sim/test_keylog.py has more suites; here are the daemon's own option and file, sockets, the
+mediated picture of three daemons, and strongSwan, whose messages tshark has to open as well.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bench.machines import our_peer, our_server
+from tests.interop.ends import Suite
+from tests.interop.test_direct import ROLES, Pair
+from tests.support.tshark import PRIVATE, Verdict, dissect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.netns
+
+
+class Capture:
+    """tcpdump in the namespace between the NATs; every datagram once."""
+
+    def __init__(self, nats) -> None:
+        for package in ("tcpdump", "tshark"):
+            if shutil.which(package) is None:
+                pytest.skip(f"needs the Debian package {package}")
+        self.folder: Path = nats.lab.folder
+        self.path = self.folder / "capture.pcap"
+        console = self.folder / "tcpdump"
+        argv = ["tcpdump", "-Z", "root", "-i", "any", "-Q", "in", "--immediate-mode", "-U", "-w"]
+        with console.open("wb") as stderr:
+            self._process = nats.internet.popen(
+                [*argv, str(self.path), "udp port 4500 or udp port 500"], stderr=stderr
+            )
+        deadline = time.monotonic() + 5
+        while "listening on" not in console.read_text():
+            assert time.monotonic() < deadline, console.read_text()
+            time.sleep(0.01)
+
+    def judged(self, *keylogs: Path) -> Verdict:
+        """End it, and what tshark says with these logs."""
+        time.sleep(0.2)  # what is on its way
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(5)
+        lines = [line for path in keylogs for line in path.read_text().splitlines()]
+        return dissect(self.folder, self.path, list(dict.fromkeys(lines)))
+
+
+def assert_opened(verdict: Verdict, *names: str) -> None:
+    assert verdict.sealed() == []
+    assert verdict.unknown() <= PRIVATE
+    esn_is_new = not verdict.knows_esn
+    wrong = [
+        line
+        for line in verdict.wrong()
+        if not (esn_is_new and ("Bad: True" in line or "ESP ICV" in line))
+    ]
+    assert wrong == []
+    assert verdict.esp
+    assert all("Echo (ping)" in frame for frame in verdict.esp)
+    text = "\n".join(verdict.ike)
+    for name in names:
+        assert name in text
+
+
+def assert_private(path: Path, log: str) -> None:
+    """Only its owner reads it; the log warns and shows no key."""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert f"WARNING agent: the keys of all connections go to {path}" in log
+    keys = set(re.findall(r"[0-9a-f]{32,}", path.read_text()))
+    assert keys
+    assert not any(key in log for key in keys)
+
+
+def test_three_daemons(nats):
+    """Registration, ME_CONNECT, checks, the mediated SA, rekeyings, deletes: as it is installed."""
+    folder = nats.lab.folder
+    capture = Capture(nats)
+    server = our_server(nats.server, folder / "ms")
+    bob = our_peer(nats.gateway, folder / "bob", "bob", "alice")
+    alice = our_peer(nats.operator, folder / "alice", "alice", "bob")
+    keylogs = []
+    for daemon, name in ((server, "ms"), (bob, "bob"), (alice, "alice")):
+        keylogs.append(folder / name / "keys")
+        daemon.start("--verbose", "--keylog", str(keylogs[-1]))
+    for daemon in (bob, alice):
+        daemon.wait_registered()
+    alice.ask("connect", peer="bob")
+    bob.wait_peer("alice", "up")
+    address = bob.status()["address"]
+    for what in (False, True):
+        alice.ask("rekey", peer="bob", ike=what)
+        assert alice.host.ping(address, count=2, seconds=3.0)
+    alice.ask("disconnect", peer="bob")
+    for daemon, keylog in zip((server, bob, alice), keylogs, strict=True):
+        assert daemon.stop() == 0
+        assert_private(keylog, daemon.log)
+    verdict = capture.judged(*keylogs)
+    assert_opened(
+        verdict,
+        *("IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "Unknown (240)", "Delete (42)"),
+        *("Private Use (128)", "REKEY_SA", "INITIAL_CONTACT"),
+    )
+    # Each of the three has its part: none of the logs alone opens everything.
+    alone = dissect(folder, capture.path, keylogs[2].read_text().splitlines())
+    assert alone.sealed()
+
+
+@pytest.mark.strongswan
+@pytest.mark.parametrize("role", ROLES)
+def test_with_strongswan(nats, role):
+    """Virtual addresses, a wrong guess of the group, rekeyings by both sides, a delete."""
+    capture = Capture(nats)
+    keylog = nats.lab.folder / "keys"
+    keylog.write_text("")
+    keylog.chmod(0o644)  # it becomes private
+    both = ("aes256ccm16-prfsha384-ecp256", "aes256ccm16-prfsha384-ecp384")
+    esp = "aes256-sha512-ecp384"
+    arguments = ("--verbose", "--keylog", str(keylog))
+    if role == "initiator":
+        pair = Pair(
+            nats,
+            role,
+            suite=Suite(ike='", "'.join(both), esp=esp),
+            connection={"proposals": both[1], "pools": "virtual"},
+            more="virtual_ip = true\n",
+            child={"remote_ts": "dynamic"},
+            sections={"pools": {"virtual": {"addrs": "10.98.0.7/32"}}},
+            dynamic=True,
+            arguments=arguments,
+        )
+        address = "10.98.0.7"
+    else:
+        pair = Pair(
+            nats,
+            role,
+            suite=Suite(ike=both[1], esp=esp),
+            connection={"proposals": ",".join(both), "vips": "0.0.0.0"},
+            more='assign = ["10.98.0.8"]\n',
+            child={"local_ts": "dynamic"},
+            dynamic=True,
+            arguments=arguments,
+        )
+        address = "10.98.0.8"
+    pinger = pair.strongswan if role == "initiator" else pair.ours
+    assert pinger.host.ping(address)
+    for side in (pair.ours, pair.strongswan):
+        for what in ("child", "ike"):
+            before = pair.spis(what)
+            side.rekey(what)
+            pair.wait_rekeyed(what, before)
+            assert pinger.host.ping(address)
+    pair.ours.delete()
+    pair.strongswan.wait_down()
+    assert_private(keylog, pair.ours.log)
+    verdict = capture.judged(keylog)
+    assert_opened(
+        verdict,
+        *("INVALID_KE_PAYLOAD", "CREATE_CHILD_SA", "Configuration", "Delete (42)", "REKEY_SA"),
+    )
+    assert all("[Good: True]" in frame for frame in verdict.esp)

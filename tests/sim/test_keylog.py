@@ -1,0 +1,287 @@
+"""What tshark makes of our own sessions with the keys of `--keylog`: all of it, and no complaint.
+
+One session in virtual time holds registration, connectivity checks, the mediated IKE SA, inner
+echoes, rekeyings of the Child SA and the IKE SA from either side, liveness, an enrolment, deletes.
+tests/interop/test_keylog.py does the same with sockets, tcpdump and strongSwan.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, aead
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
+
+from agent.crypto.keymat import IkeKeys
+from agent.datagram import Address, Path
+from agent.engine import keylog
+from agent.engine.entries import ServerEntry
+from agent.engine.events import MediatorChanged, TunnelUp
+from agent.ike.events import IkeKeysDerived, InstallChildSa
+from agent.wire.codes import EncryptionId, IntegrityId, ProtocolId
+from agent.wire.payloads import Identification
+from agent.wire.proposals import parse_proposals
+from tests.sim.test_engines import Box, echo
+from tests.support.network import Network
+from tests.support.tshark import PRIVATE, dissect, pcap
+
+if TYPE_CHECKING:
+    from pathlib import Path as Folder
+
+# Together every word of ours that tshark 4.0 can decrypt IKE with; ESP beyond what it can
+# (ChaCha20-Poly1305, the ICV with extended sequence numbers) is decrypted here.
+SUITES = [
+    ("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"),
+    ("aes256gcm16-prfsha384-ecp256", "aes256gcm16-esn"),
+    ("aes128-sha256-ecp384", "aes128-sha256-ecp384"),
+    ("aes256-sha384-ecp521", "aes256-sha384"),
+    ("aes256-sha512-modp2048", "aes128-sha512-modp3072-noesn"),
+    ("aes128ccm16-prfsha512-modp3072", "chacha20poly1305-x25519"),
+    ("aes256ccm16-prfsha256-modp4096", "chacha20poly1305-esn"),
+    ("aes128ccm8-prfsha256-x25519", "aes128gcm16-x25519-esn"),
+    ("aes256ccm8-prfsha384-x25519", "aes256-sha512-esn"),
+]
+ECHOES = 10
+
+
+class Session:
+    """Everything there is, once. `trace` and `lines` are what the judge gets."""
+
+    def __init__(self, ike: str, esp: str) -> None:
+        self.network = network = Network()
+        self.lines: list[str] = []
+        proposals = parse_proposals((ike,), ProtocolId.IKE)
+        ciphers = parse_proposals((esp,), ProtocolId.ESP)
+
+        def box(name: str, *hosts: str) -> Box:
+            return Box(name, *hosts, ike=proposals, esp=ciphers, key_log=self.lines.append)
+
+        server = box("server")
+        server.engine.serve(
+            ServerEntry(
+                key=server.mediation,
+                local_id=Identification.key_id(server.mediation.public),
+                proposals=proposals,
+            )
+        )
+        network.host("server", server, ("203.0.113.10", network.public))
+        self.boxes = [box(name, f"192.168.{i}.10") for i, name in enumerate("abcd", start=1)]
+        a, b, c, d = self.boxes
+        for index, (one, other) in enumerate(((a, b), (b, a), (c, d), (d, c)), start=1):
+            nat = network.nat(f"198.51.100.{index}")
+            network.host(one.name, one, (f"192.168.{index}.10", nat.inside))
+            one.know(other, now=network.now, childless=one is d or one is c)
+            one.register(server, network.now)
+        network.run(3)
+        assert all(
+            any(e.state == "registered" for e in box.of(MediatorChanged)) for box in self.boxes
+        )
+        self._tunnel(a, b)
+        self._enrolment(c)
+        for one in self.boxes:
+            one.engine.close(network.now)
+        network.run(2)
+
+    def _tunnel(self, a: Box, b: Box) -> None:
+        network = self.network
+        a.engine.connect("b", network.now)
+        assert network.run(5, lambda: bool(a.of(TunnelUp) and b.of(TunnelUp)))
+        self._echo(a, b)
+        for one, name, ike in ((a, "b", False), (b, "a", False), (b, "a", True), (a, "b", True)):
+            one.engine.rekey(name, network.now, ike=ike)
+            network.run(1)
+            self._echo(a, b)
+        network.run(70)  # liveness, keepalives
+        a.engine.disconnect("b", network.now)
+        network.run(2)
+
+    def _echo(self, a: Box, b: Box) -> None:
+        for kind, (one, other) in ((128, (a, b)), (129, (b, a))):
+            other.delivered.clear()
+            one.engine.receive_packets([echo(one.inner, other.inner, kind)], self.network.now)
+            assert self.network.run(1, lambda to=other: bool(to.delivered))
+
+    def _enrolment(self, c: Box) -> None:
+        c.engine.connect("d", self.network.now)
+        self.network.run(3)
+        c.engine.send_enrolment("d", b"\0" * 64, self.network.now)
+        self.network.run(1)
+
+    def capture(self, folder: Folder) -> Folder:
+        path = folder / "capture.pcap"
+        datagrams = ((at, p.source, p.destination, p.data) for at, _, p in self.network.trace)
+        path.write_bytes(pcap(datagrams))
+        return path
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=" ".join)
+def test_tshark_reads_everything(tmp_path, suite):
+    session = Session(*suite)
+    lines = list(dict.fromkeys(session.lines))
+    verdict = dissect(tmp_path, session.capture(tmp_path), lines)
+    assert len(verdict.frames) == len(session.network.trace)
+    assert verdict.sealed() == []
+    assert verdict.unknown() <= PRIVATE
+    names = verdict.names()
+    for name in (
+        *("IKE_SA_INIT (34)", "IKE_AUTH (35)", "CREATE_CHILD_SA (36)", "INFORMATIONAL (37)"),
+        *("Unknown (240)", "Delete (42)", "Private Use (128)"),
+    ):
+        assert name in names, names
+    notifies = {int(n) for f in verdict.ike for n in re.findall(r"STATUS TYPES \((\d+)\)", f)}
+    assert {40962, 40963, 40965, 40966, 40967, 40968, 41001, 41002, 41003} <= notifies
+    esp = [p for _, _, p in session.network.trace if is_esp(p.data)]
+    assert len(verdict.esp) == len(esp) == ECHOES
+    assert all(opened(packet.data, lines)[:1] == b"\x60" for packet in esp)
+    wrong = verdict.wrong()
+    if "-esn" in suite[1] and not verdict.knows_esn:
+        wrong = [line for line in wrong if "Bad: True" not in line and "ESP ICV" not in line]
+    elif not verdict.lacks_chacha20:
+        assert all("[Good: True]" in frame for frame in verdict.esp)
+    assert wrong == []
+    if not verdict.lacks_chacha20:
+        assert all("Echo (ping)" in frame for frame in verdict.esp)
+
+
+def is_esp(data: bytes) -> bool:
+    return len(data) > 4 and data[:4] != bytes(4)
+
+
+def opened(data: bytes, lines: list[str]) -> bytes:
+    """The inner packet of an ESP packet by the fields of its line, with none of our own code.
+
+    Raises if the ICV is not right.
+    """
+    (line,) = (x for x in lines if x.startswith(f'"IPv4","*","*","0x{data[:4].hex()}"'))
+    fields = [field.strip('"') for field in line.split(",")]
+    key, integ_key = (bytes.fromhex(fields[i].removeprefix("0x")) for i in (5, 7))
+    high = bytes(4) if "64-bit" in fields else b""
+    if integ_key:
+        bits = int(fields[6].split("-")[2])
+        end = len(data) - bits // 16
+        mac = hmac.digest(integ_key, data[:end] + high, f"sha{bits}")
+        assert mac[: bits // 16] == data[end:]
+        aes = Cipher(AES(key), CBC(data[8:24])).decryptor()
+        plain = aes.update(data[24:end]) + aes.finalize()
+    else:
+        kind = aead.AESGCM if fields[4].startswith("AES-GCM") else aead.ChaCha20Poly1305
+        aad = data[:4] + high + data[4:8]
+        plain = kind(key[:-4]).decrypt(key[-4:] + data[8:16], data[16:], aad)
+    return plain[: -2 - plain[-2]]
+
+
+def test_the_judge_notices_wrong_keys(tmp_path):
+    """One octet of each key changed: nothing of what is encrypted passes."""
+    session = Session(*SUITES[0])
+
+    def spoilt(line: str) -> str:
+        fields = line.split(",")
+        for at in (5,) if line.startswith('"IP') else (2, 3):
+            quote = fields[at][-1:] == '"'
+            digits = fields[at].rstrip('"')
+            fields[at] = digits[:-9] + ("0" if digits[-9] != "0" else "1") + digits[-8:]
+            fields[at] += '"' if quote else ""
+        return ",".join(fields)
+
+    lines = [spoilt(line) for line in dict.fromkeys(session.lines)]
+    verdict = dissect(tmp_path, session.capture(tmp_path), lines)
+    assert len(verdict.sealed()) > 50
+    assert not any("[Good: True]" in frame for frame in verdict.esp)
+    assert verdict.wrong()
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def keys(**more: bytes) -> IkeKeys:
+    names = ("sk_d", "sk_ai", "sk_ar", "sk_ei", "sk_er", "sk_pi", "sk_pr")
+    return IkeKeys(**{name: more.get(name, b"") for name in names})
+
+
+def derived(encr: int, bits: int, integ: int, **more: bytes) -> IkeKeysDerived:
+    spis = bytes(range(16))
+    return IkeKeysDerived(spis=spis, encr_id=encr, key_bits=bits, integ_id=integ, keys=keys(**more))
+
+
+# Wireshark's test/config/ikev2_decryption_table.tmpl has lines of this form.
+def test_a_line_for_ike():
+    order = derived(
+        EncryptionId.ENCR_AES_CBC,
+        256,
+        IntegrityId.AUTH_HMAC_SHA2_256_128,
+        sk_ei=b"\1",
+        sk_er=b"\2",
+        sk_ai=b"\3",
+        sk_ar=b"\4",
+        sk_d=b"secret",
+        sk_pi=b"secret",
+    )
+    assert list(keylog.ike_lines(order)) == [
+        "0001020304050607,08090a0b0c0d0e0f,01,02,"
+        '"AES-CBC-256 [RFC3602]",03,04,"HMAC_SHA2_256_128 [RFC4868]"'
+    ]
+    assert repr(order).count("keys") == 0
+
+
+def test_what_wireshark_has_no_name_for_is_a_comment():
+    (line,) = keylog.ike_lines(derived(EncryptionId.ENCR_CHACHA20_POLY1305, 0, 0, sk_ei=b"\1"))
+    assert line.startswith("# 0001020304050607,")
+    assert "ENCR_CHACHA20_POLY1305" in line
+    for line in keylog.esp_lines(child(EncryptionId.ENCR_AES_CCM_8, 0)):
+        assert line.startswith('# "IPv6","*","*","0x')
+
+
+def child(encr: int, integ: int, **more: object) -> InstallChildSa:
+    address = Address(bytes(16), 4500)
+    values: dict[str, object] = {
+        **dict.fromkeys(("soft_octets", "hard_octets", "soft_packets", "hard_packets"), 1),
+        **dict.fromkeys(("local_ts", "remote_ts"), ()),
+        "esn": False,
+    }
+    return InstallChildSa(
+        ike_id=1,
+        peer="b",
+        spi_in=b"in in"[:4],
+        spi_out=b"out!",
+        encr_id=encr,
+        key_bits=128,
+        integ_id=integ,
+        keys_in=(b"\1", b"\2" if integ else b""),
+        keys_out=(b"\3", b"\4" if integ else b""),
+        path=Path(address, address),
+        **{**values, **more},
+    )
+
+
+# Wireshark's test/config/esp_sa.tmpl has lines of this form.
+def test_lines_for_esp():
+    cbc = child(EncryptionId.ENCR_AES_CBC, IntegrityId.AUTH_HMAC_SHA2_512_256, esn=True)
+    assert list(keylog.esp_lines(cbc)) == [
+        '"IPv6","*","*","0x696e2069","AES-CBC [RFC3602]","0x01","HMAC-SHA-512-256 [RFC4868]",'
+        '"0x02","64-bit","0"',
+        '"IPv6","*","*","0x6f757421","AES-CBC [RFC3602]","0x03","HMAC-SHA-512-256 [RFC4868]",'
+        '"0x04","64-bit","0"',
+    ]
+    gcm = keylog.esp_lines(child(EncryptionId.ENCR_AES_GCM_16, 0))
+    assert next(gcm) == (
+        '"IPv6","*","*","0x696e2069","AES-GCM with 16 octet ICV [RFC4106]","0x01","NULL",""'
+    )
+
+
+def test_without_a_key_log_no_line_is_made(monkeypatch):
+    """Nothing but the option leads to the two functions that write keys as text."""
+
+    def no(_output: object) -> list[str]:
+        raise AssertionError("a line was made")
+
+    monkeypatch.setattr(keylog, "ike_lines", no)
+    monkeypatch.setattr(keylog, "esp_lines", no)
+    box = Box("a")
+    box.engine._on_ike(derived(EncryptionId.ENCR_AES_GCM_16, 128, 0), 0.0)
+    with_log = Box("b", key_log=list[str]().append)
+    with pytest.raises(AssertionError, match="a line"):
+        with_log.engine._on_ike(derived(EncryptionId.ENCR_AES_GCM_16, 128, 0), 0.0)
