@@ -1,8 +1,10 @@
 """The TUN device: inner packets from and to the kernel, with virtio-net headers where they exist.
 
 Asymmetric on purpose: with TUNSETOFFLOAD 0 the kernel segments and checksums everything that is
-read, while what is written may be a super-packet. Not here: addresses and routes (netlink), and
-what is in the packets.
+read, while what is written may be a super-packet. Where every peer has agreed to do without inner
+checksums, `set_unfinished` lets the kernel leave that work to us too.
+
+Not here: addresses and routes (netlink), and what is in the packets.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ class DataPlane:
     # Outbound
 
     def seal(self, packets: Sequence[bytes], now: float) -> list[Transmit]:
-        """Seal inner packets read from the TUN device (without vnet header). Cannot fail."""
+        """Seal inner packets read from the TUN device (see `supers`). Cannot fail."""
         if now >= self._next_generation:
             self._begin_generation(now)
         busy = self._sort(packets)
@@ -325,7 +325,8 @@ class DataPlane:
             elif first == 0x45:
                 key = packet[6:10] + packet[12:24]
             elif first < 0x10:
-                last = self._sort_unfinished(packet, busy)
+                self._sort_unfinished(packet, busy)
+                last = b""
                 continue
             else:
                 key = b""
@@ -340,19 +341,19 @@ class DataPlane:
             queue.append(packet)
         return busy
 
-    def _sort_unfinished(self, frame: bytes, busy: dict[Tunnel, None]) -> bytes:
+    def _sort_unfinished(self, frame: bytes, busy: dict[Tunnel, None]) -> None:
         """Finish what the kernel has left to us, and put it into its tunnel's queue."""
         packet = frame[VNET:]
         tunnel = self._routed.get(flows.flow_key(packet) or b"") or self._route(packet)
-        if tunnel is not None:
-            packets = supers.finish(frame, summed=not tunnel.unsummed)
-            if not packets:
-                self.counters["malformed"] += 1
-                return b""
-            busy[tunnel] = None
-            queue = tunnel.ipv6 if packet[0] >= 0x60 else tunnel.ipv4
-            queue += packets
-        return b""
+        if tunnel is None:
+            return
+        packets = supers.finish(frame, summed=not tunnel.unsummed)
+        if not packets:
+            self.counters["malformed"] += 1
+            return
+        busy[tunnel] = None
+        queue = tunnel.ipv6 if packet[0] >= 0x60 else tunnel.ipv4
+        queue += packets
 
     def _seal_run(self, tunnel: Tunnel, packets: list[bytes], next_header: int) -> list[Transmit]:
         """Seal packets of one family for one tunnel, as far as its SA's lifetime goes."""

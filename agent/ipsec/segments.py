@@ -8,7 +8,8 @@ its flow's order.
 
 A super-packet says NEEDS_CSUM: its checksum field holds the pseudo-header's sum, and the kernel
 takes the rest for granted, as it does of a card that has verified it. Here the ICV has: the octets
-are those that the peer's stack gave out. Packets written alone are verified by the kernel as ever.
+are those that the peer's stack gave out. Packets written alone are verified by the
+kernel as ever, unless the peer leaves checksums to us (`Coalescer.vouched`).
 
 Left out: IPv4 options, IPv6 extension headers, fragments (written alone).
 """
