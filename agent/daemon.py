@@ -296,6 +296,8 @@ class Daemon:
                     self.tun.write(output.writes)
             else:
                 self._on_event(output)
+        if self.tun is not None and self.tun.unfinished != engine.takes_unfinished:
+            self.tun.set_unfinished(engine.takes_unfinished)
         for sock, transmits in batches.items():
             sock.send(transmits)
             if sock.wants_write:

@@ -67,8 +67,10 @@ class Connection:
         ike: Ike,
         random: Random,
         emit: Callable[[Event], None],
+        extensions: tuple[Extension, ...] = (),
     ) -> None:
         self.entry = entry
+        self._extensions = extensions
         self.state = State.IDLE
         self.wanted = entry.wanted
         self.connect_id: bytes | None = None
@@ -367,7 +369,11 @@ class Connection:
         self, path: Path, extensions: tuple[Extension, ...], patience: float | None, now: float
     ) -> None:
         self._attempt = self._ike.connect(
-            self.entry.peer, path, now, extensions=extensions, patience=patience
+            self.entry.peer,
+            path,
+            now,
+            extensions=(*extensions, *self._extensions),
+            patience=patience,
         )
         if self.state is not State.UP:
             self._path = path

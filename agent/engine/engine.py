@@ -28,6 +28,7 @@ from agent.engine.events import (
     Packets,
     PeerChanged,
 )
+from agent.engine.inner_offload import InnerOffload
 from agent.engine.registration import Registration
 from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
@@ -103,6 +104,8 @@ class Engine:
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
         self._enrol = enrol
+        # Writing packets that lack their checksum takes a TUN device with vnet headers.
+        self._inner_offload = InnerOffload() if offload is not None and offload.vnet else None
         self._key_log = key_log
         self._ike = Ike(
             pad=self._authority,
@@ -113,6 +116,7 @@ class Engine:
                 self._server_extension,
                 responder_factory(lambda: [r.client for r in self._registrations.values()]),
                 lambda sa, message: EnrolmentExtension(self._on_enrol),
+                lambda sa, message: self._inner_offload,
             ),
         )
         self._plane = DataPlane(random=random, offload=offload, mtu=mtu)
@@ -173,8 +177,9 @@ class Engine:
             self._plane.set_grants(name, entry.grants)
             if name not in self._connections:
                 self._connections[name] = Connection(
-                    entry, self._registration_of(name), self._ike, self._random, self._emit
-                )
+                    entry, self._registration_of(name), self._ike, self._random, self._emit,
+                    (self._inner_offload,) if self._inner_offload is not None else (),
+                )  # fmt: skip
         self._by_pseudonym.clear()
         for connection in self._connections.values():
             if (pseudonym := connection.entry.pseudonym) is not None:
@@ -319,6 +324,11 @@ class Engine:
         """The next thing to send, to deliver or to know; None if there is nothing more."""
         return self._outputs.popleft() if self._outputs else None
 
+    @property
+    def takes_unfinished(self) -> bool:
+        """Whether the TUN device had better hand over unfinished packets (`Tun.set_unfinished`)."""
+        return self._plane.takes_unfinished
+
     def next_timeout(self) -> float | None:
         """When `handle_timer` is wanted, monotonic seconds."""
         times = [self._ike.next_timeout(), self._schedule.next_deadline()]
@@ -421,7 +431,8 @@ class Engine:
             case Dropped(reason):
                 self.dropped[reason] += 1
             case ike_events.InstallChildSa():
-                self._plane.install(esp_parameters(output), now)
+                agreed = self._inner_offload.agreed if self._inner_offload is not None else ()
+                self._plane.install(esp_parameters(output, unsummed=output.ike_id in agreed), now)
                 self._log_keys(keylog.esp_lines, output)
             case ike_events.IkeKeysDerived():
                 self._log_keys(keylog.ike_lines, output)

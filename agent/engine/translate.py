@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from agent.ike.events import InstallChildSa
 
 
-def esp_parameters(order: InstallChildSa) -> EspSaParameters:
+def esp_parameters(order: InstallChildSa, *, unsummed: bool) -> EspSaParameters:
     """The same values under the names of the data plane."""
     return EspSaParameters(
         ike_id=order.ike_id,
@@ -32,4 +32,5 @@ def esp_parameters(order: InstallChildSa) -> EspSaParameters:
         hard_packets=order.hard_packets,
         replaces=order.replaces,
         outbound_at_once=order.use_at_once,
+        unsummed=unsummed,
     )

@@ -1,8 +1,10 @@
 """The TUN device: inner packets from and to the kernel, with virtio-net headers where they exist.
 
 Asymmetric on purpose: with TUNSETOFFLOAD 0 the kernel segments and checksums everything that is
-read, while what is written may be a super-packet. Not here: addresses and routes (netlink), and
-what is in the packets.
+read, while what is written may be a super-packet. Where every peer has agreed to do without inner
+checksums, `set_unfinished` lets the kernel leave that work to us too.
+
+Not here: addresses and routes (netlink), and what is in the packets.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ _TUNSETVNETHDRSZ = 0x400454D8
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+_OFFLOAD_CSUM_TSO = 0x01 | 0x02 | 0x04
 _OFFLOAD_CSUM_TSO_USO = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -45,6 +48,14 @@ GROUP = 65000
 SEGMENTS = 64
 ESP_OVERHEAD = 40
 """Octets and datagrams of one UDP_SEGMENT send, and what ESP adds to a packet, about."""
+
+SUPER = VNET_HEADER + 40 + 65535
+"""The largest frame: a super-packet is an IP packet with its length."""
+
+ROOM = 2 * GROUP
+"""Octets after which one call reads no more."""
+
+_NEEDS_CSUM = 1
 
 TURN = 1 << 16
 """Octets written before a program that shares our core may run. A UDP socket holds some 90 packets
@@ -72,6 +83,7 @@ class Tun:
             self.name, self.vnet = _attach(self._fd, name)
             self.udp_segmentation = self.vnet and _takes_udp(self._fd)
             self.mtu = mtu
+            self.unfinished = self._was_unfinished = False
             self._skip = VNET_HEADER if self.vnet else 0
             self.set_mtu(mtu)
             _control(self.name, _SIOCSIFTXQLEN, QUEUE_LENGTH, optional=True)
@@ -97,16 +109,48 @@ class Tun:
         self._size = mtu + self._skip + SPARE
         self._batch = 2 * max(1, min(SEGMENTS, GROUP // (mtu + ESP_OVERHEAD)))
 
+    def set_unfinished(self, wanted: bool) -> None:
+        """Let the kernel hand over TCP super-packets, and packets without checksum, or no longer.
+
+        `unfinished` says what was asked for last; a kernel that refuses goes on as before.
+        """
+        if not self.vnet or wanted == self.unfinished:
+            return
+        self.unfinished = wanted
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._fd, _TUNSETOFFLOAD, _OFFLOAD_CSUM_TSO if wanted else 0)
+            self._was_unfinished = True  # from now on such packets may wait in the device
+
     def receive(self, budget: int = 0) -> list[bytes]:
         """Up to `budget` inner packets that the kernel has for us; empty if it has none.
 
         0 stands for as many as fill two UDP_SEGMENT sends, so that a busy tunnel sends full ones.
+        An unfinished packet (see `set_unfinished`) still has its virtio-net header, and begins with
+        an octet below 16, which no IP packet does.
         """
+        if self._was_unfinished:
+            return self._receive_unfinished(budget or self._batch)
         packets: list[bytes] = []
         append, read, fd, size, skip = packets.append, os.read, self._fd, self._size, self._skip
         try:
             for _ in range(budget or self._batch):
                 append(read(fd, size)[skip:])
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:  # EIO while the device is down
+            self._count(error)
+        return packets
+
+    def _receive_unfinished(self, budget: int) -> list[bytes]:
+        packets: list[bytes] = []
+        append, read, fd, room = packets.append, os.read, self._fd, ROOM
+        try:
+            for _ in range(budget):
+                frame = read(fd, SUPER)
+                append(frame if frame[0] & _NEEDS_CSUM or frame[1] else frame[VNET_HEADER:])
+                room -= len(frame)
+                if room <= 0:
+                    break
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:  # EIO while the device is down

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 from agent.datagram import Path, Received, Transmit
 from agent.ipsec import flow as flows
+from agent.ipsec import supers
 from agent.ipsec.esp import IPV4, IPV6, NO_NEXT_HEADER, PADDING
 from agent.ipsec.icmp import packet_too_big
 from agent.ipsec.segments import NO_VNET, Coalescer, Offload
 from agent.ipsec.spd import NOTHING, Grants, Verdict, covers
+from agent.ipsec.supers import VNET
 from agent.ipsec.tunnel import EspSa, Tunnel
 from agent.wire import ip
 
@@ -80,6 +82,9 @@ class DataPlane:
         self._moved: dict[int, Path] = {}
         self._active: set[int] = set()
         self._answers: list[list[bytes]] = []
+        self.takes_unfinished = False
+        """Whether the TUN device had better hand over unfinished packets (see `supers`). Not while
+        a peer wants checksums: the kernel is quicker with them."""
 
     # What the engine tells
 
@@ -91,6 +96,7 @@ class DataPlane:
         self.remove(parameters.spi_in)
         tunnel.ike_id, tunnel.peer = parameters.ike_id, parameters.peer
         tunnel.grants = self._grants.get(tunnel.peer, NOTHING)
+        tunnel.unsummed = parameters.unsummed
         tunnel.add(sa)
         self._sas[parameters.spi_in] = sa
         self._tunnels.setdefault(tunnel)
@@ -242,6 +248,7 @@ class DataPlane:
         if sa.tunnel.on_inbound(sa):
             self._reroute()
 
+        coalescer.vouched = sa.tunnel.unsummed
         for run in plain:
             coalescer.add_run(run, lambda opened: self._check(sa, opened, coalescer))
         coalescer.end_flows()
@@ -292,7 +299,7 @@ class DataPlane:
     # Outbound
 
     def seal(self, packets: Sequence[bytes], now: float) -> list[Transmit]:
-        """Seal inner packets read from the TUN device (without vnet header). Cannot fail."""
+        """Seal inner packets read from the TUN device (see `supers`). Cannot fail."""
         if now >= self._next_generation:
             self._begin_generation(now)
         busy = self._sort(packets)
@@ -317,6 +324,10 @@ class DataPlane:
                 key = packet[6:44]
             elif first == 0x45:
                 key = packet[6:10] + packet[12:24]
+            elif first < 0x10:
+                self._sort_unfinished(packet, busy)
+                last = b""
+                continue
             else:
                 key = b""
             if key != last or not key:
@@ -329,6 +340,20 @@ class DataPlane:
                 last = key if key in routed else b""
             queue.append(packet)
         return busy
+
+    def _sort_unfinished(self, frame: bytes, busy: dict[Tunnel, None]) -> None:
+        """Finish what the kernel has left to us, and put it into its tunnel's queue."""
+        packet = frame[VNET:]
+        tunnel = self._routed.get(flows.flow_key(packet) or b"") or self._route(packet)
+        if tunnel is None:
+            return
+        packets = supers.finish(frame, summed=not tunnel.unsummed)
+        if not packets:
+            self.counters["malformed"] += 1
+            return
+        busy[tunnel] = None
+        queue = tunnel.ipv6 if packet[0] >= 0x60 else tunnel.ipv4
+        queue += packets
 
     def _seal_run(self, tunnel: Tunnel, packets: list[bytes], next_header: int) -> list[Transmit]:
         """Seal packets of one family for one tunnel, as far as its SA's lifetime goes."""
@@ -391,6 +416,7 @@ class DataPlane:
 
     def _reroute(self) -> None:
         """Index the tunnels by the addresses behind them, the newest first."""
+        self.takes_unfinished = bool(self._tunnels) and all(t.unsummed for t in self._tunnels)
         self._routed.clear()
         self._by_address.clear()
         self._wide.clear()

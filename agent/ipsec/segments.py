@@ -8,7 +8,8 @@ its flow's order.
 
 A super-packet says NEEDS_CSUM: its checksum field holds the pseudo-header's sum, and the kernel
 takes the rest for granted, as it does of a card that has verified it. Here the ICV has: the octets
-are those that the peer's stack gave out. Packets written alone are verified by the kernel as ever.
+are those that the peer's stack gave out. Packets written alone are verified by the
+kernel as ever, unless the peer leaves checksums to us (`Coalescer.vouched`).
 
 Left out: IPv4 options, IPv6 extension headers, fragments (written alone).
 """
@@ -268,10 +269,33 @@ def _sum(data: bytes | bytearray) -> int:
     return int.from_bytes(data, "big") % 0xFFFF
 
 
+def _vouched(packet: bytes) -> list[bytes]:
+    """The write of plain TCP or UDP whose checksum the kernel takes for verified, and makes right
+
+    where the packet goes on. Without one, with options, or cut short, it is not that simple.
+    """
+    six = packet[0] >> 4 == 6
+    transport, protocol = (40, packet[6]) if six else (20, packet[9])
+    length = len(packet) - transport
+    offset = 16 if protocol == TCP else 6
+    at = transport + offset
+    field = packet[at : at + 2]
+    if (
+        length < 20
+        if protocol == TCP
+        else (length < 8 or field == b"\0\0" or packet[at - 2 : at] != length.to_bytes(2, "big"))
+    ):
+        return [NO_VNET, packet]
+    pseudo = _sum(packet[8:40] if six else packet[12:20]) + length + protocol
+    summed = (pseudo % 0xFFFF or 0xFFFF).to_bytes(2, "big")
+    vnet = _VNET(_NEEDS_CSUM, 0, 0, 0, transport, offset)
+    return [vnet, packet if summed == field else packet[:at] + summed + packet[at + 2 :]]
+
+
 class Coalescer:
     """Makes the writes of one batch: `writes` holds the buffers of each."""
 
-    __slots__ = ("_groups", "_offload", "last", "open", "writes")
+    __slots__ = ("_groups", "_offload", "open", "vouched", "writes")
 
     def __init__(self, offload: Offload) -> None:
         self._offload = offload
@@ -279,6 +303,8 @@ class Coalescer:
         self.open: dict[bytes, Group] = {}
         """Groups that may still grow, by flow key (see `flow.key`)."""
         self._groups: list[Group] = []
+        self.vouched = False
+        """The peer has left checksums of plain TCP and UDP to us: they count as verified."""
 
     def add_run(self, plain: list[bytes], check: Callable[[bytes], None]) -> None:
         """Append to open groups what continues them, as it was opened, with its trailer.
@@ -319,7 +345,7 @@ class Coalescer:
         group = None if key is None else self.open.pop(key, None)
         if group is not None and group.took_last(packet):
             return
-        buffers = [NO_VNET, packet]
+        buffers = _vouched(packet) if self.vouched and key is not None else [NO_VNET, packet]
         self.writes.append(buffers)
         shape = None if key is None else self._opens(packet)
         if key is None or shape is None:

@@ -85,7 +85,7 @@ class Tunnel:
 
     __slots__ = (
         "_waiting", "current", "grants", "ike_id", "ipv4", "ipv6", "mtu", "opened", "path", "peer",
-        "sas",
+        "sas", "unsummed",
     )  # fmt: skip
 
     def __init__(self, parameters: EspSaParameters, mtu: int) -> None:
@@ -94,6 +94,7 @@ class Tunnel:
         self.path: Path = parameters.path
         self.mtu = mtu
         self.grants: Grants = NOTHING
+        self.unsummed = parameters.unsummed
         self.opened = OpenedFlows()
         self.sas: list[EspSa] = []
         """Oldest first."""

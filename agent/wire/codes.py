@@ -158,6 +158,7 @@ class NotifyType(IntEnum):
     HG_ACCEPTS = 41001  # whom our mediator may relay: hashed pseudonyms, 16 octets each
     HG_ENROLL = 41002  # a new operator hands over its permanent keys
     HG_ENROLLED = 41003  # and the gateway has stored them
+    HG_INNER_OFFLOAD = 41004  # checksums of inner TCP and UDP need not be computed
 
     @property
     def is_error(self) -> bool:

@@ -21,6 +21,7 @@ from tests.support.network import Behaviour, Link, Network
 from tests.support.pair import key_of, seeded
 
 if TYPE_CHECKING:
+    from agent.ipsec import Offload
     from agent.status import MediatorStatus, PeerStatus
 
 PORT = 4500
@@ -45,6 +46,7 @@ class Machine:
         self.wall: float | None = WALL
         self.stored = 0
         self.boots = 0
+        self.offload: Offload | None = None
         self.boot(0.0)
 
     def boot(self, now: float) -> None:
@@ -57,6 +59,7 @@ class Machine:
             random=seeded(f"{self.name} {self.boots}"),
             proposals=profiles.OUR_IKE,
             enrol=self.enrol,
+            offload=self.offload,
             restart_secret=profiles.restart_secret(self.keys),
         )
         entry = profiles.server(self.config, self.keys)

@@ -193,3 +193,99 @@ def test_no_device_is_explained(monkeypatch, error, hint):
     monkeypatch.setattr(module.os, "open", fail)
     with pytest.raises(PlatformError, match=hint):
         Tun("hgtest0")
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("v4", [False, True], ids=["ipv6", "ipv4"])
+def test_unfinished_packets_in_both_directions(v4):
+    inside(f"""
+from agent.ipsec import supers
+from tests.unit.ipsec.packets import checksum, with_checksum
+v4 = {v4}
+at = 20 if v4 else 40
+family = socket.AF_INET if v4 else socket.AF_INET6
+tun = ready()
+tun.set_unfinished(True)
+assert tun.unfinished
+
+def wide(packet):
+    return with_checksum(packet[: at + 14] + b"\\xff\\xff" + packet[at + 16 :])
+
+def vouched(packet):  # as from a peer that leaves the checksum to us
+    coalescer = Coalescer(Offload(tun.vnet, tun.udp_segmentation))
+    coalescer.vouched = True
+    coalescer.add(packet[:-1] + b"!", b"", flow_key(packet))
+    return coalescer.finish()
+
+def right(packet):
+    ends = packet[12:20] if v4 else packet[8:40]
+    protocol = packet[9] if v4 else packet[6]
+    rest = (len(packet) - at).to_bytes(4, "big") + bytes((0, 0, 0, protocol)) + packet[at:]
+    return checksum(ends + rest) == 0
+
+def finished(protocol, summed=True):
+    frames = []
+    for frame in tun.receive():
+        packet = frame[10:] if frame[0] < 16 else frame
+        if packet[0] >> 4 == (4 if v4 else 6) and packet[9 if v4 else 6] == protocol:
+            frames.append(frame)
+    return frames, [p for f in frames for p in supers.finish(f, summed=summed)]
+
+server = socket.create_server(("", 80), family=family)
+syn = tcp(b"", flags=2, sequence=999, ack=0, options=b"\\2\\4\\3\\xe8", v4=v4)
+tun.write(writes(tun, [wide(syn)]))
+_, [answer] = finished(6)
+assert right(answer)
+theirs = (int.from_bytes(answer[at + 4 : at + 8], "big") + 1) % 2**32
+tun.write(writes(tun, [wide(tcp(b"", ack=theirs, options=b"", v4=v4))]))
+connection, _ = server.accept()
+data = bytes(i % 251 for i in range(4500))
+connection.sendall(data)
+frames, packets = finished(6)
+assert len(frames) == 1 and len(frames[0]) == 10 + at + 20 + 4500
+assert [len(p) - at - 20 for p in packets] == [1000] * 4 + [500]
+assert all(map(right, packets))
+assert b"".join(p[at + 20 :] for p in packets) == data
+numbers = [int.from_bytes(p[at + 4 : at + 8], "big") for p in packets]
+assert numbers == [(theirs + i * 1000) % 2**32 for i in range(5)]
+assert [p[at + 13] for p in packets] == [0x10] * 4 + [0x18]
+
+tun.write(vouched(tcp(b"word?", flags=0x18, ack=theirs, options=b"", v4=v4)))
+connection.settimeout(5)
+assert connection.recv(99) == b"word!"
+sock = socket.socket(family, socket.SOCK_DGRAM)
+sock.bind(("", 53))
+sock.settimeout(5)
+tun.write(vouched(udp(b"datagram?", v4=v4)))
+assert sock.recv(99) == b"datagram!"
+sock.sendto(b"odd", ("10.77.1.1" if v4 else "fd00::1", 9))
+frames, packets = finished(17)
+assert len(frames) == 1 and frames[0][0] == 1
+assert all(map(right, packets)) and packets[0].endswith(b"odd")
+tun.set_unfinished(False)
+sock.sendto(b"odd", ("10.77.1.1" if v4 else "fd00::1", 9))
+assert any(right(p) for p in spoken(tun, 17))
+assert not tun.counters, tun.counters
+""")
+
+
+@pytest.mark.netns
+def test_a_kernel_that_refuses_goes_on_as_before():
+    inside("""
+import agent.io.tun as module
+import errno
+tun = ready()
+real, asked = module.fcntl.ioctl, []
+def ioctl(fd, request, *args):
+    if request == module._TUNSETOFFLOAD:
+        asked.append(args[0])
+        raise OSError(errno.EINVAL, "no")
+    return real(fd, request, *args)
+module.fcntl = type("fcntl", (), {"ioctl": staticmethod(ioctl)})
+tun.set_unfinished(True)
+tun.set_unfinished(True)
+assert asked == [7]
+sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+sock.sendto(b"x", ("fd00::1", 9))
+assert len(spoken(tun, 17)) == 1
+""")
