@@ -26,7 +26,7 @@ IKE_NAME = re.compile(r"^Internet Security Association", re.MULTILINE)
 PRIVATE = {
     "Unknown (240)",  # exchange type ME_CONNECT
     "Private Use (128)",  # payload type IDp
-    *(f"STATUS TYPES ({number})" for number in (*range(40962, 40969), 41001, 41002, 41003)),
+    *(f"STATUS TYPES ({number})" for number in (*range(40962, 40969), *range(41001, 41005))),
 }
 # What newer ones have names for: ML-KEM-768, IKE_INTERMEDIATE, IKE_FOLLOWUP_KE.
 NEWER = {"Unknown (36)", "Unknown (43)", "Unknown (44)"}
