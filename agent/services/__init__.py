@@ -197,9 +197,7 @@ class Services:
         for service in self._services.values():
             service.kick(peer)
         if self._web is not None:
-            self._web.kick(
-                lambda address: (self.peer_at(address) or Peer(name="")).name in (peer, "")
-            )
+            self._web.kick(lambda address: self._is_peer(address, peer))
 
     def _is_peer(self, address: str, name: str) -> bool:
         """Whether `name`, or nobody any more, has the address."""
