@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     )
     from agent.ike.extension import Extension
     from agent.ike.table import Ike
-    from agent.wire.payloads import Identification
 
 RETRY_FIRST = 5.0  # seconds; a person may be waiting
 RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anyway …
@@ -105,10 +104,6 @@ class Connection:
     def owns(self, ike_id: int) -> bool:
         """Whether this is an IKE SA of ours."""
         return ike_id in self._sas or ike_id == self._attempt
-
-    def is_called(self, pseudonym: Identification) -> bool:
-        """Whether this is the peer behind `pseudonym`."""
-        return self.entry.pseudonym is not None and self.entry.pseudonym.matches(pseudonym)
 
     def was_replaced(self, now: float) -> bool:
         """Note that the other side put a newer SA in the place of one; True if it does so often."""
