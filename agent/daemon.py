@@ -76,6 +76,10 @@ class Daemon:
         self._watch = NetlinkWatch()
         self.tun: Tun | None = None
         self._device = 0  # interface index of the TUN device
+        self._own = [  # inner addresses of this machine
+            (house.keys.address, 128),
+            *map(_with_length, house.config.addresses),
+        ]
         self.port = 0
         self._open()
         self.engine = Engine(
@@ -202,12 +206,9 @@ class Daemon:
         if config.needs_tun:
             self.tun = Tun(config.tun, config.mtu)
             self._device = self._netlink.index(self.tun.name)
-            self._watch.ignored.add(self._device)
-            self._netlink.add_address(self._device, self.house.keys.address, 128)
-            for text in config.addresses:
-                host, _, length = text.partition("/")
-                ip = Address.parse(host, 0).ip
-                self._netlink.add_address(self._device, ip, int(length or len(ip) * 8))
+            self._watch.ignore(self._device)
+            for ip, length in self._own:
+                self._netlink.add_address(self._device, ip, length)
 
     def _open_sockets(self, port: int, *, with_ike_port: bool) -> None:
         natt = UdpSocket(port)
@@ -379,8 +380,7 @@ class Daemon:
 
     def _source(self, tunnel: TunnelUp, size: int) -> bytes | None:
         """The address of ours that the peer takes packets from; None where it must be another's."""
-        configured = [Address.parse(a.partition("/")[0], 0).ip for a in self.house.config.addresses]
-        for ip in (*tunnel.addresses, self.house.keys.address, *configured):
+        for ip in (*tunnel.addresses, *(ip for ip, _ in self._own)):
             if len(ip) == size and any(ts.start <= ip <= ts.end for ts in tunnel.local_ts):
                 return ip
         return None
@@ -424,6 +424,13 @@ def usable(ip: bytes) -> bool:
     return (
         ip[0] != 0xFF and not (ip[0] == 0xFE and ip[1] & 0xC0 == 0x80) and ip != bytes(15) + b"\1"
     )
+
+
+def _with_length(text: str) -> tuple[bytes, int]:
+    """Octets and prefix length of an `address/length` that the configuration has checked."""
+    host, _, length = text.partition("/")
+    ip = Address.parse(host, 0).ip
+    return ip, int(length or len(ip) * 8)
 
 
 def _because(error: str) -> str:

@@ -54,12 +54,17 @@ class Timers(Generic[K]):
 
 
 class Schedule(Generic[K]):
-    """The next deadline of each of many objects."""
+    """The next deadline of each of many objects.
 
-    __slots__ = ("_count", "_current", "_heap")
+    Deadlines mostly move away, so a later one only replaces the value in `_current`: the entry in
+    the heap stays, and is moved when it comes to the top.
+    """
+
+    __slots__ = ("_count", "_current", "_heap", "_queued")
 
     def __init__(self) -> None:
-        self._current: dict[K, tuple[float, int]] = {}
+        self._current: dict[K, float] = {}
+        self._queued: dict[K, float] = {}  # the entry in the heap that counts
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
 
@@ -71,22 +76,25 @@ class Schedule(Generic[K]):
         if deadline is None:
             self._current.pop(key, None)
             return
-        known = self._current.get(key)
-        if known is not None and known[0] == deadline:
-            return
-        self._count += 1
-        self._current[key] = (deadline, self._count)
-        heapq.heappush(self._heap, (deadline, self._count, key))
-        if len(self._heap) > 64 + 4 * len(self._current):
-            self._compact()
+        self._current[key] = deadline
+        queued = self._queued.get(key)
+        if queued is None or deadline < queued:
+            self._push(key, deadline)
+            if len(self._heap) > 64 + 4 * len(self._current):
+                self._compact()
 
     def next_deadline(self) -> float | None:
         """The earliest deadline, or None."""
         while self._heap:
-            deadline, count, key = self._heap[0]
-            if self._current.get(key) == (deadline, count):
+            at, _, key = self._heap[0]
+            queued, deadline = self._queued.get(key), self._current.get(key)
+            if at == queued == deadline:
                 return deadline
             heapq.heappop(self._heap)
+            if at == queued:
+                del self._queued[key]
+                if deadline is not None:
+                    self._push(key, deadline)
         return None
 
     def expired(self, now: float) -> list[K]:
@@ -94,10 +102,17 @@ class Schedule(Generic[K]):
         due: list[K] = []
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             key = heapq.heappop(self._heap)[2]
-            del self._current[key]
+            del self._current[key], self._queued[key]
             due.append(key)
         return due
 
+    def _push(self, key: K, deadline: float) -> None:
+        self._count += 1
+        self._queued[key] = deadline
+        heapq.heappush(self._heap, (deadline, self._count, key))
+
     def _compact(self) -> None:
-        self._heap = [(at, count, key) for key, (at, count) in self._current.items()]
+        self._queued = dict(self._current)
+        self._heap = [(at, count, key) for count, (key, at) in enumerate(self._current.items())]
+        self._count = len(self._heap)
         heapq.heapify(self._heap)

@@ -332,10 +332,11 @@ class Engine:
     def next_timeout(self) -> float | None:
         """When `handle_timer` is wanted, monotonic seconds."""
         times = [self._ike.next_timeout(), self._schedule.next_deadline()]
-        times += [r.client.next_timeout() for r in self._registrations.values()]
+        for registration in self._registrations.values():
+            times.append(registration.client.next_timeout())
         if self._server is not None:
             times.append(self._server.next_timeout())
-        return min((t for t in times if t is not None), default=None)
+        return min([t for t in times if t is not None], default=None)
 
     def status(self, now: float) -> EngineStatus:
         """A frozen picture, without secrets."""
@@ -412,7 +413,7 @@ class Engine:
             while (output := self._ike.poll_output()) is not None:
                 self._on_ike(output, now)
                 busy = True
-            for registration in tuple(self._registrations.values()):
+            for registration in [*self._registrations.values()]:
                 while (event := registration.client.poll_output()) is not None:
                     self._on_client(registration, event, now)
                     busy = True

@@ -320,7 +320,7 @@ class IkeSa:
             deadlines += [child.next_timeout() for child in self.children.values()]
         if self.state in (IkeState.ESTABLISHED, IkeState.AUTH_SENT, IkeState.INIT_SENT):
             deadlines += [extension.next_timeout() for extension in self.extensions]
-        return min((d for d in deadlines if d is not None), default=None)
+        return min([d for d in deadlines if d is not None], default=None)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import socket
 import struct
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from agent.io.rtnetlink import (
@@ -33,6 +34,7 @@ from agent.io.rtnetlink import (
     ROUTE,
     RT_TABLE_MAIN,
     RTA_DST,
+    RTA_OIF,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 NETLINK_ROUTE: Final = 0
 SOL_NETLINK: Final = 270
+SO_ATTACH_FILTER: Final = 26
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
 
@@ -68,7 +71,8 @@ NETLINK_EXT_ACK: Final = 11
 CHANGE_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 
 RECEIVE_OCTETS: Final = 256 * 1024  # the kernel sends at most 32 kB a datagram of a dump
-ANSWER_SECONDS: Final = 5.0  # it answers at once; this only keeps a bug from hanging the daemon
+# 5 s as struct timeval: it answers at once, this only keeps a bug from hanging the daemon.
+ANSWER_TIME: Final = struct.pack("@ll", 5, 0)
 DUMP_ATTEMPTS: Final = 5  # a dump that changed underneath is read again
 DRAIN_DATAGRAMS: Final = 64  # a flapping link must not hold the loop; the rest waits
 
@@ -86,7 +90,9 @@ class Netlink:
         )
         try:
             self._socket.bind((0, 0))
-            self._socket.settimeout(ANSWER_SECONDS)
+            # Not settimeout, which asks poll() before each call.
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, ANSWER_TIME)
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
                 with contextlib.suppress(OSError):  # kernels before 4.12: numbers without words
                     self._socket.setsockopt(SOL_NETLINK, option, 1)
@@ -264,7 +270,7 @@ class Netlink:
         while True:
             try:
                 data = self._socket.recv(RECEIVE_OCTETS)
-            except TimeoutError as error:
+            except BlockingIOError as error:
                 raise OSError(errno.ETIMEDOUT, "the kernel did not answer") from error
             for m_kind, m_flags, m_sequence, payload in messages(data):
                 if m_sequence != sequence:
@@ -280,14 +286,30 @@ class Netlink:
                 yield m_kind, payload
 
 
-class NetlinkWatch:
-    """Tells that links, addresses or routes changed. Raises OSError from the constructor.
+def _drop_routes_of(index: int) -> bytes:
+    """A classic BPF program (linux/filter.h) that drops changes of routes out of an interface."""
+    statements = (
+        (0x28, 0, 0, 4),  # A = kind of message; loads are in network order
+        (0x15, 1, 0, socket.htons(RTM_NEWROUTE)),
+        (0x15, 0, 7, socket.htons(RTM_DELROUTE)),  # anything else: keep
+        (0x01, 0, 0, RTA_OIF),  # X = kind of attribute
+        (0x00, 0, 0, HEADER.size + ROUTE.size),  # A = where the attributes begin
+        (0x20, 0, 0, 0xFFFFF00C),  # A = where that attribute is (SKF_AD_NLATTR), 0 if nowhere
+        (0x15, 3, 0, 0),
+        (0x07, 0, 0, 0),  # X = A
+        (0x40, 0, 0, 4),  # A = its value
+        (0x15, 1, 0, socket.htonl(index)),
+        (0x06, 0, 0, 0xFFFFFFFF),  # keep
+        (0x06, 0, 0, 0),  # drop
+    )
+    return b"".join(struct.pack("=HBBI", *each) for each in statements)
 
-    `ignored` are interface indices whose changes are our own doing (the TUN device).
-    """
+
+class NetlinkWatch:
+    """Tells that links, addresses or routes changed. Raises OSError from the constructor."""
 
     def __init__(self) -> None:
-        self.ignored: set[int] = set()
+        self._ignored = 0
         self._socket = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
@@ -302,6 +324,19 @@ class NetlinkWatch:
     def fileno(self) -> int:
         """The descriptor to watch for reading."""
         return self._socket.fileno()
+
+    def ignore(self, index: int) -> None:
+        """Changes of this interface are our own doing (the TUN device) and say nothing.
+
+        Its routes come and go with each tunnel: the kernel itself keeps those to itself.
+        """
+        self._ignored = index
+        program = array("B", _drop_routes_of(index))
+        where, length = program.buffer_info()
+        with contextlib.suppress(OSError):  # without it, `drain` comes to the same
+            self._socket.setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", length // 8, where)
+            )
 
     def drain(self) -> bool:
         """Read what has come in; True if it may matter. Cannot fail, never blocks.
@@ -328,12 +363,12 @@ class NetlinkWatch:
     def _matters(self, kind: int, body: bytes) -> bool:
         try:
             if kind in (RTM_NEWLINK, RTM_DELLINK):
-                return LINK.unpack_from(body)[2] not in self.ignored
+                return LINK.unpack_from(body)[2] != self._ignored
             if kind in (RTM_NEWADDR, RTM_DELADDR):
-                return ADDRESS.unpack_from(body)[4] not in self.ignored
+                return ADDRESS.unpack_from(body)[4] != self._ignored
             if kind in (RTM_NEWROUTE, RTM_DELROUTE):
                 route = decode_route(body)
-                return route is not None and route.index not in self.ignored
+                return route is not None and route.index != self._ignored
         except struct.error:
             return False
         return False
