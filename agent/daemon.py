@@ -207,6 +207,7 @@ class Daemon:
             self.tun = Tun(config.tun, config.mtu)
             self._device = self._netlink.index(self.tun.name)
             self._watch.ignore(self._device)
+            self._netlink_try(self._netlink.set_link, self._device, segments=self.tun.group)
             for ip, length in self._own:
                 self._netlink.add_address(self._device, ip, length)
 

@@ -21,6 +21,7 @@ from agent.io.rtnetlink import (
     IFA_F_NODAD,
     IFA_LOCAL,
     IFF_UP,
+    IFLA_GSO_MAX_SEGS,
     IFLA_MTU,
     LINK,
     NLM_F_ACK,
@@ -196,14 +197,24 @@ class Netlink:
         return self._delete(RTM_DELROUTE, encode_route(route, removing=True), errno.ESRCH)
 
     def set_link(
-        self, interface: int | str, *, up: bool | None = None, mtu: int | None = None
+        self,
+        interface: int | str,
+        *,
+        up: bool | None = None,
+        mtu: int | None = None,
+        segments: int | None = None,
     ) -> None:
-        """Switch an interface on or off, set its MTU in octets; None leaves as is."""
+        """Switch an interface on or off, set its MTU in octets; None leaves as is.
+
+        `segments`: as many packets at most make up one of its super-packets.
+        """
         change = 0 if up is None else IFF_UP
         flags = IFF_UP if up else 0
         body = LINK.pack(socket.AF_UNSPEC, 0, self._index(interface), flags, change)
         if mtu is not None:
             body += attribute(IFLA_MTU, U32.pack(mtu))
+        if segments is not None:
+            body += attribute(IFLA_GSO_MAX_SEGS, U32.pack(segments))
         self._request(RTM_NEWLINK, 0, body)
 
     def route_to(self, ip: bytes) -> Route | None:
@@ -363,9 +374,9 @@ class NetlinkWatch:
     def _matters(self, kind: int, body: bytes) -> bool:
         try:
             if kind in (RTM_NEWLINK, RTM_DELLINK):
-                return LINK.unpack_from(body)[2] != self._ignored
+                return int(LINK.unpack_from(body)[2]) != self._ignored
             if kind in (RTM_NEWADDR, RTM_DELADDR):
-                return ADDRESS.unpack_from(body)[4] != self._ignored
+                return int(ADDRESS.unpack_from(body)[4]) != self._ignored
             if kind in (RTM_NEWROUTE, RTM_DELROUTE):
                 route = decode_route(body)
                 return route is not None and route.index != self._ignored

@@ -69,7 +69,8 @@ class Tun:
     """A TUN device that exists as long as this object does.
 
     `vnet` says whether writes begin with a 10-octet virtio-net header, `udp_segmentation` whether
-    UDP super-packets are taken. `counters` counts failed writes by reason.
+    UDP super-packets are taken. `group` is how many full packets one UDP_SEGMENT send takes: more
+    of them in a TCP super-packet would cost a second one. `counters` counts failed writes by reason.
     """
 
     def __init__(self, name: str, mtu: int = 1280) -> None:
@@ -107,7 +108,7 @@ class Tun:
         _control(self.name, _SIOCSIFMTU, mtu)
         self.mtu = mtu
         self._size = mtu + self._skip + SPARE
-        self._batch = 2 * max(1, min(SEGMENTS, GROUP // (mtu + ESP_OVERHEAD)))
+        self.group = max(1, min(SEGMENTS, GROUP // (mtu + ESP_OVERHEAD)))
 
     def set_unfinished(self, wanted: bool) -> None:
         """Let the kernel hand over TCP super-packets, and packets without checksum, or no longer.
@@ -129,11 +130,11 @@ class Tun:
         an octet below 16, which no IP packet does.
         """
         if self._was_unfinished:
-            return self._receive_unfinished(budget or self._batch)
+            return self._receive_unfinished(budget or 2 * self.group)
         packets: list[bytes] = []
         append, read, fd, size, skip = packets.append, os.read, self._fd, self._size, self._skip
         try:
-            for _ in range(budget or self._batch):
+            for _ in range(budget or 2 * self.group):
                 append(read(fd, size)[skip:])
         except (BlockingIOError, InterruptedError):
             pass

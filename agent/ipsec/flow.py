@@ -14,6 +14,9 @@ _TCP_HEADER = 20
 _SHORT_HEADER = 8
 _SYN, _ACK = 0x02, 0x10
 
+KEY_WITHIN = 44
+"""Octets at the front of a packet that `flow_key` looks at."""
+
 
 class Flow(NamedTuple):
     """A packet's place in the policy.
@@ -39,7 +42,7 @@ def flow_key(packet: bytes) -> bytes | None:
 
     Includes the hop limit, and for IPv4 the flags, which do not change within a flow.
     """
-    if len(packet) >= 44 and packet[0] >> 4 == 6 and packet[6] in (TCP, UDP):
+    if len(packet) >= KEY_WITHIN and packet[0] >> 4 == 6 and packet[6] in (TCP, UDP):
         return packet[6:44]
     if (
         len(packet) >= 28

@@ -343,8 +343,8 @@ class DataPlane:
 
     def _sort_unfinished(self, frame: bytes, busy: dict[Tunnel, None]) -> None:
         """Finish what the kernel has left to us, and put it into its tunnel's queue."""
-        packet = frame[VNET:]
-        tunnel = self._routed.get(flows.flow_key(packet) or b"") or self._route(packet)
+        head = frame[VNET : VNET + flows.KEY_WITHIN]  # the whole is 64 kB
+        tunnel = self._routed.get(flows.flow_key(head) or b"") or self._route(frame[VNET:])
         if tunnel is None:
             return
         packets = supers.finish(frame, summed=not tunnel.unsummed)
@@ -352,7 +352,7 @@ class DataPlane:
             self.counters["malformed"] += 1
             return
         busy[tunnel] = None
-        queue = tunnel.ipv6 if packet[0] >= 0x60 else tunnel.ipv4
+        queue = tunnel.ipv6 if head[0] >= 0x60 else tunnel.ipv4
         queue += packets
 
     def _seal_run(self, tunnel: Tunnel, packets: list[bytes], next_header: int) -> list[Transmit]:

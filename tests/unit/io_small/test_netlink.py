@@ -110,10 +110,11 @@ with Netlink() as n:
     assert n.del_address("a", ip("10.7.0.1"), 24); assert not n.del_address("a", ip("10.7.0.1"), 24)
     assert n.del_address("a", ip("fd00::1"), 128)
     assert not n.del_address("a", ip("fd00::1"), 128)
-    n.set_link("a", up=False)
+    n.set_link("a", up=False, segments=45)
     assert not next(l for l in n.links() if l.name == "a").is_up
 """,
     )
+    assert "gso_max_segs 45 " in shown(namespace, "-d", "link", "show", "a")
     assert "fd00::1" not in shown(namespace, "addr")
     assert "10.9.0.0" not in shown(namespace, "route")
 
