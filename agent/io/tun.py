@@ -70,7 +70,8 @@ class Tun:
 
     `vnet` says whether writes begin with a 10-octet virtio-net header, `udp_segmentation` whether
     UDP super-packets are taken. `group` is how many full packets one UDP_SEGMENT send takes: more
-    of them in a TCP super-packet would cost a second one. `counters` counts failed writes by reason.
+    of them in a TCP super-packet would cost a second one. `counters` counts failed writes by
+    reason.
     """
 
     def __init__(self, name: str, mtu: int = 1280) -> None:

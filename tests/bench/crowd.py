@@ -2,15 +2,18 @@
 
 The server is our daemon in a namespace of its own; the crowd is one process with one IKE SA and one
 key for each peer (`python -m tests.bench.crowd SERVER KEY COUNT`, run in another namespace), which
-registers them over the network as peers do, a few at a time. Its answers are JSON lines.
+registers them over the network as peers do, a few at a time, from several networks, as the server
+takes so many from one only. Its answers are JSON lines.
 Lookups: each of a hundred peers asks for somebody who is not there, once among few and once
 among all.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -43,17 +46,15 @@ WARM_UP = 200  # the server's first peers pay for its tables and caches
 ASKERS = 100
 MARKER = bytes(4)
 KNOWN = 4  # pseudonyms that each peer accepts
+NETWORKS = [f"198.18.{number}.1" for number in range(1, 9)]
 
 
 class Crowd:
     """The peers, in one process."""
 
     def __init__(self, server: str, key: bytes) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.connect((server, 4500))
-        self._socket.settimeout(0.02)
-        host, port = self._socket.getsockname()
-        self._path = Path(Address.parse(host, port), Address.parse(server, 4500))
+        self._sockets = dict(_connected(host, server) for host in NETWORKS)
+        self._paths = itertools.cycle(self._sockets)
         self._key = key
         self._ike = Ike(
             pad=Nobody(), random=os.urandom, settings=IkeSettings(), responder_extensions=()
@@ -78,12 +79,13 @@ class Crowd:
 
     def ask(self, count: int) -> int:
         """The last `count` peers each ask for somebody unknown; returns how many were answered."""
-        asked = self._clients[-count:]
-        for client in asked:
+        asked = [*self._of.items()][-count:]
+        for ike_id, client in asked:
             attempt = client.connect(Identification.key_id(os.urandom(32)), time.monotonic())
             self._send()
-            while self._exchange():
-                pass
+            sa = self._ike.sa(ike_id)
+            while sa is not None and sa.outgoing.task is not None:
+                self._exchange()
             client.abandon(attempt)
         return len(asked)
 
@@ -111,31 +113,38 @@ class Crowd:
             liveness_seconds=3600,
         )
         now = time.monotonic()
-        ike_id = self._ike.connect(peer, self._path, now, extensions=(client.extension,))
+        ike_id = self._ike.connect(peer, next(self._paths), now, extensions=(client.extension,))
         self._of[ike_id] = client
         self._send()
         return name
 
     def _exchange(self) -> bool:
-        """Take one datagram, if one comes (returns whether), and send what follows from it."""
-        try:
-            data = self._socket.recv(65536)
-        except TimeoutError:
-            data = b""
+        """Take what has come (returns whether anything has), and send what follows from it."""
+        ready = select.select(self._sockets.values(), [], [], 0.02)[0]
         now = time.monotonic()
-        if data.startswith(MARKER):
-            self._ike.receive(self._path, data[4:], now)
+        for path, sock in self._sockets.items():
+            if sock in ready and (data := sock.recv(65536)).startswith(MARKER):
+                self._ike.receive(path, data[4:], now)
         self._ike.handle_timer(now)
         self._send()
-        return bool(data)
+        return bool(ready)
 
     def _send(self) -> None:
         while (output := self._ike.poll_output()) is not None:
             if isinstance(output, Transmit):
-                self._socket.send(MARKER + output.data)
+                self._sockets[output.path].send(MARKER + output.data)
         for client in self._clients[-2 * ASKERS :]:
             while (event := client.poll_output()) is not None:
                 assert not isinstance(event, Registered) or event.client
+
+
+def _connected(host: str, server: str) -> tuple[Path, socket.socket]:
+    """A socket with the address `host`, and its path to the server."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((host, 0))
+    sock.connect((server, 4500))
+    port = sock.getsockname()[1]
+    return Path(Address.parse(host, port), Address.parse(server, 4500)), sock
 
 
 class Nobody:
@@ -161,7 +170,9 @@ class Remote:
 
     def __init__(self, lab: Lab, nats: TwoNats, server: Hearthgate) -> None:
         host = lab.namespace("crowd")
-        lab.connect(host, "eth0", nats.internet, ["203.0.113.20/24"])
+        addresses = [f"{address}/32" for address in NETWORKS]
+        lab.connect(host, "eth0", nats.internet, ["203.0.113.20/24", *addresses])
+        nats.server.shell("ip route add 198.18.0.0/16 via 203.0.113.20\n")
         command = [sys.executable, "-m", "tests.bench.crowd", SERVER, public_text(seed("ms"))]
         self._child = host.popen(
             command, env=server.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE

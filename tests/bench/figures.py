@@ -53,8 +53,7 @@ def plan(quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
         "connect": lambda: connect.measure(1 if quick else 5),
         "idle": lambda: dict(idle.measure(3 if quick else 7)),
         "handshake": lambda: dict(handshake.measure(200 if quick else 1000)),
-        # The crowd sits in one /24, from which the mediator takes 4,096 at most.
-        "crowd": lambda: crowd.measure(1500 if quick else 3500),
+        "crowd": lambda: crowd.measure(1000 if quick else 10_000),
         "throughput": lambda: throughput(1, 1) if quick else throughput(3, 5),
     }
 
