@@ -14,7 +14,7 @@ from agent.io.tun import Tun
 
 ROOT = Path(__file__).parents[3]
 PRELUDE = """
-import itertools, os, socket, subprocess
+import itertools, os, select, socket, subprocess
 from agent.io.tun import Tun
 from agent.ipsec import Offload
 from agent.ipsec.flow import flow_key
@@ -39,8 +39,12 @@ def ready():
     return tun
 
 def spoken(tun, protocol):
-    # The kernel sends things of its own (multicast listener reports).
-    return [p for p in tun.receive() if (p[6] if p[0] >> 4 == 6 else p[9]) == protocol]
+    # The kernel sends things of its own (multicast listener reports), and takes its time when busy.
+    found = []
+    while not found:
+        assert select.select([tun], [], [], 10)[0]
+        found = [p for p in tun.receive() if (p[6] if p[0] >> 4 == 6 else p[9]) == protocol]
+    return found
 """
 
 
