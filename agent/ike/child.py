@@ -134,7 +134,7 @@ def install(
     )
     lifetimes = sa.peer.lifetimes
     part = fraction(sa.table.random)
-    sa.table.add_child(sa, child)
+    sa.table.children.add(sa, child)
     sa.table.emit(
         InstallChildSa(
             ike_id=sa.ike_id,
@@ -216,7 +216,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: CloseReason, detail: str = "
         return
     if not sa.children:
         sa.children = None
-    sa.table.forget_child(child)
+    sa.table.children.forget(child)
     sa.table.emit(RemoveChildSa(spi_in=child.spi_in, spi_out=child.spi_out))
     if not child.ends_silently:
         sa.table.emit(

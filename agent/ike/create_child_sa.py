@@ -149,7 +149,7 @@ class RekeyChild(Owner):
         if _pending(sa, child, now) is not None:
             child.rekey_at = retry_at(sa, now)  # if nothing comes of the peer's
             return None
-        spi = sa.table.new_child_spi()
+        spi = sa.table.children.new_spi()
         proposals = numbered(sa.child_proposals, spi)
         offer = self._offer = Offer(spi, proposals, child.local_ts, child.remote_ts)
         self._groups = _prepare(sa, offer, self._groups)

@@ -342,7 +342,7 @@ def _response(
     shortest = suite.prf.preferred_key_length // 2
     hs.own_nonce = table.random(max(shortest, min(NONCE_LENGTH, len(hs.peer_nonce))))
     hs.peer_knows_identity_hash = _knows_identity_hash(message)
-    table.attach_responder_extensions(sa, message)
+    table.attachment.answer(sa, message)
     payloads: list[Payload] = [
         SaPayload((chosen,)),
         KePayload(kex.group, kex.public),

@@ -459,7 +459,7 @@ class IkeSa:
     def _remove_children(self) -> None:
         for child in (self.children or {}).values():
             self.table.emit(RemoveChildSa(spi_in=child.spi_in, spi_out=child.spi_out))
-            self.table.forget_child(child)
+            self.table.children.forget(child)
         self.children = None
 
     def _drop_queue(self, now: float) -> None:

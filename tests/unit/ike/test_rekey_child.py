@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import (
     ChildSaClosed,
     ChildSaEstablished,
@@ -170,7 +171,7 @@ def test_both_rekey_and_one_request_is_lost() -> None:
 def test_rekeying_what_the_peer_closes_is_put_off() -> None:
     """§2.25.1: TEMPORARY_FAILURE; then the delete arrives and nothing is left to rekey."""
     pair = _pair()
-    pair.b.ike.delete_child(_spi(pair, "b"), pair.now)
+    pair.b.ike.expire_child(_spi(pair, "b"), True, pair.now)
     pair.a.ike.rekey_child(_spi(pair, "a"), pair.now)
     pair.play(
         """
@@ -184,7 +185,7 @@ def test_rekeying_what_the_peer_closes_is_put_off() -> None:
     assert not pair.a.installed
     assert not pair.b.installed
     assert pair.a.last(ChildSaClosed).reason is CloseReason.BY_PEER
-    assert pair.b.last(ChildSaClosed).reason is CloseReason.DELETED
+    assert pair.b.last(ChildSaClosed).reason is CloseReason.REKEY_FAILED
     assert sum("CREATE" in line for _, line in pair.sent) == 2
 
 
@@ -209,8 +210,8 @@ def test_temporary_failure_is_tried_again() -> None:
 def test_both_delete_at_once() -> None:
     """§1.4.1, §2.25.1: neither answers with a Delete of its own."""
     pair = _pair()
-    pair.a.ike.delete_child(_spi(pair, "a"), pair.now)
-    pair.b.ike.delete_child(_spi(pair, "b"), pair.now)
+    pair.a.ike.expire_child(_spi(pair, "a"), True, pair.now)
+    pair.b.ike.expire_child(_spi(pair, "b"), True, pair.now)
     pair.play(
         """
         a --> b: INFORMATIONAL? D(ESP)
@@ -307,7 +308,7 @@ def test_the_peer_never_deletes_what_it_replaced() -> None:
 def test_further_children_are_bounded() -> None:
     pair = _pair()
     for _ in range(5):
-        pair.a.ike.create_child(pair.a.sa.ike_id, pair.now)
+        pair.a.submit(CreateChild(), pair.now)
     pair.settle()
     assert len(pair.a.installed) == len(pair.b.installed) == 3
     assert pair.a.last(ChildSaClosed).detail == NotifyType.NO_ADDITIONAL_SAS.name
