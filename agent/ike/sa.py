@@ -9,7 +9,7 @@ read by several exchanges, and a struct in between would only rename them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.datagram import Path, Transmit
 from agent.ike import (
@@ -41,7 +41,7 @@ from agent.ike.states import (
 )
 from agent.timers import Timers
 from agent.wire.codes import ExchangeType
-from agent.wire.message import Header, encode_message, encode_payloads
+from agent.wire.message import NO_SPI, Header, encode_message, encode_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 
     # What a request handler returns: the payloads of the response, and what to do once it is sent.
     Reply = tuple[list[Payload], Callable[[], None] | None]
-
-NO_SPI: Final = bytes(8)
 
 
 class IkeSa:
