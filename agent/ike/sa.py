@@ -89,6 +89,7 @@ class IkeSa:
         "peer",
         "pending",
         "protection",
+        "refused_since",
         "remote_behind_nat",
         "remote_id",
         "remote_spi",
@@ -136,6 +137,7 @@ class IkeSa:
         self.outgoing = Outgoing()
         self.timers: Timers[When] = Timers()
         self.established_at = 0.0
+        self.refused_since: float | None = None  # TEMPORARY_FAILURE, and no new SA since
         self.last_seen = 0.0
         self.rtt = 0.0
 

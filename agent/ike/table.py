@@ -196,14 +196,12 @@ class Ike:
             self.touch(sa)
 
     def expire_child(self, spi_in: bytes, hard: bool, now: float) -> None:
-        """The data plane reached a limit of octets or packets: rekey (soft) or delete (hard)."""
+        """The data plane reached a limit of octets or packets: rekey (soft) or close (hard)."""
         if not hard:
             self.rekey_child(spi_in, now)
         elif (found := self.children.find(spi_in)) is not None:
-            sa, child = found
-            detail = "the limit of octets or packets is reached"
-            sa.submit(informational.DeleteChild(child, CloseReason.REKEY_FAILED, detail), now)
-            self.touch(sa)
+            create_child_sa.expire(*found, "a limit of octets or packets is reached", now)
+            self.touch(found[0])
 
     def set_path(self, ike_id: int, path: Path, now: float) -> None:
         """Send along `path` from now on."""

@@ -21,7 +21,8 @@ from agent.crypto.algorithms import IntegrityError
 from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
 from agent.ike.attachment import Attachment
-from agent.ike.events import InstallChildSa, RemoveChildSa
+from agent.ike.events import CloseReason, InstallChildSa, RemoveChildSa
+from agent.ike.informational import DeleteChild
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState
@@ -172,6 +173,10 @@ class Side:
         sa = self.sa
         sa.submit(task, now)
         self.ike.touch(sa)
+
+    def delete_child(self, spi_in: bytes, now: float) -> None:
+        """Let the IKE SA of `sa` delete the Child SA that this side calls `spi_in`."""
+        self.submit(DeleteChild(self.sa.children[spi_in], CloseReason.DELETED), now)
 
     @property
     def peer(self) -> Peer:

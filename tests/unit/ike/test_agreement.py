@@ -53,7 +53,7 @@ def _act(pair: Pair, chance: random.Random, verbs: list[str]) -> None:
     elif verb == "rekey_child" and children:
         side.ike.rekey_child(chance.choice(children), pair.now)
     elif verb == "delete_child" and children:
-        side.ike.expire_child(chance.choice(children), True, pair.now)
+        side.delete_child(chance.choice(children), pair.now)
 
 
 def _agree(pair: Pair, *, with_child: bool) -> None:

@@ -701,7 +701,7 @@ def test_a_delete_that_begins_between_the_exchanges_of_a_rekeying() -> None:
         a --> b: CREATE_CHILD_SA! SA No KE {LINK}
         """
     )
-    pair.a.ike.expire_child(next(iter(pair.a.installed)), True, pair.now)
+    pair.a.delete_child(next(iter(pair.a.installed)), pair.now)
     pair.play(
         f"""
         a <-- b: IKE_FOLLOWUP_KE? KE {LINK}
