@@ -141,6 +141,7 @@ class Sides:
                 for spi in list(side.installed):
                     side.ike.rekey_child(spi, pair.now)
                     pair.settle()
+                    assert spi not in side.installed
 
 
 def sides(
