@@ -30,6 +30,7 @@ from agent.ike.states import IkeState
 from agent.operations.lab import NETNS
 from agent.wire.message import decode_message, decode_payloads
 from agent.wire.payloads import Encrypted
+from tests.support.echoes import echo_reply, is_request
 from tests.support.pair import Pair, seeded
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ class Machine:
                 case Packets(writes=writes):
                     for packet in (b"".join(w) for w in writes):
                         self.delivered.append(packet)
-                        if packet[20:21] == b"\x08":
+                        if is_request(packet):
                             self.engine.receive_packets([echo_reply(packet)], time.monotonic())
                 case _:
                     self.events.append(output)
@@ -290,26 +291,3 @@ class Machine:
             inner = inner[: len(inner) - 1 - inner[-1]]
             return replace(message, payloads=decode_payloads(encrypted.first_inner, inner))
         raise KeyError(own)
-
-
-# -- inner packets -------------------------------------------------------------------------------
-
-
-def _summed(data: bytes, at: int) -> bytes:
-    words = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2)) % 65535
-    return data[:at] + (65535 - words).to_bytes(2, "big") + data[at + 2 :]
-
-
-def echo_request(source: bytes, destination: bytes, number: int) -> bytes:
-    """ICMP over IPv4."""
-    body = _summed(bytes((8, 0, 0, 0, 0x48, 0x47)) + number.to_bytes(2, "big") + bytes(16), 2)
-    head = bytes((0x45, 0, 0, 20 + len(body), 0, 0, 0, 0, 64, 1, 0, 0)) + source + destination
-    return _summed(head, 10) + body
-
-
-def echo_reply(request: bytes) -> bytes:
-    """The answer to an ICMP echo request without IP options."""
-    body = request[20:]
-    body = _summed(bytes(4) + body[4:] + bytes(len(body) % 2), 2)[: len(body)]
-    head = request[:10] + bytes(2) + request[16:20] + request[12:16]
-    return _summed(head, 10) + body

@@ -57,7 +57,7 @@ class Capture:
 
 def assert_opened(verdict: Verdict, *names: str) -> None:
     assert verdict.sealed() == []
-    assert verdict.unknown() <= PRIVATE | NEWER
+    assert verdict.unknown() <= PRIVATE | set(NEWER)
     esn_is_new = not verdict.knows_esn
     wrong = [
         line

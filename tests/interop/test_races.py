@@ -32,9 +32,10 @@ from agent.wire.proposals import parse_proposals
 from agent.wire.selectors import TrafficSelector
 from tests.conftest import strongswan_obstacle
 from tests.interop.ends import PEER_SECRET
-from tests.interop.machine import Machine, echo_request
+from tests.interop.machine import Machine
 from tests.lab.charon import Charon
 from tests.lab.vici import ViciError
+from tests.support.echoes import echo_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
