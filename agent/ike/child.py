@@ -139,7 +139,7 @@ def install(
     lifetimes = sa.peer.lifetimes
     part = fraction(sa.table.random)
     sa.table.children.add(sa, child)
-    sa.refused_since = None
+    sa.refused = None
     sa.table.emit(
         InstallChildSa(
             ike_id=sa.ike_id,
@@ -241,10 +241,13 @@ def child_by_spi_out(sa: IkeSa, spi: bytes) -> ChildSa | None:
 def out_of_sync(sa: IkeSa, error: NotifyPayload, now: float) -> bool:
     """Whether TEMPORARY_FAILURE has come for too long: then the IKE SA is closed (§2.25)."""
     if error.type != NotifyType.TEMPORARY_FAILURE:
+        sa.refused = None
         return False
-    if sa.refused_since is None:
-        sa.refused_since = now
-    if now < sa.refused_since + OUT_OF_SYNC_SECONDS:
+    first, last = sa.refused or (now, now)
+    if now > last + 3 * RETRY_SECONDS:  # that was another matter
+        first = now
+    sa.refused = (first, now)
+    if now < first + OUT_OF_SYNC_SECONDS:
         return False
     detail = "the peer answers TEMPORARY_FAILURE all the time"
     sa.delete(CloseReason.REKEY_FAILED, detail, now)

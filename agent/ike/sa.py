@@ -89,7 +89,7 @@ class IkeSa:
         "peer",
         "pending",
         "protection",
-        "refused_since",
+        "refused",
         "remote_behind_nat",
         "remote_id",
         "remote_spi",
@@ -137,7 +137,8 @@ class IkeSa:
         self.outgoing = Outgoing()
         self.timers: Timers[When] = Timers()
         self.established_at = 0.0
-        self.refused_since: float | None = None  # TEMPORARY_FAILURE, and no new SA since
+        # When the first and the last TEMPORARY_FAILURE in a row came.
+        self.refused: tuple[float, float] | None = None
         self.last_seen = 0.0
         self.rtt = 0.0
 

@@ -35,6 +35,8 @@ with the first IKE SA begun by us and by the peer.
 | Child requests on an IKE SA that was replaced                | 2.8, 2.25.2      | child_on_a_replaced_sa      |
 | TEMPORARY_FAILURE is not retried at once, but later          | 2.25             | temporary_failure_waits     |
 | TEMPORARY_FAILURE for minutes: the IKE SA is closed          | 2.25             | temporary_failure_for_ever  |
+| … not if they are different matters                          | 2.25             | temporary_failures_long_ap… |
+| message IDs of a new IKE SA, and of the old one              | 1.3.2            | message_ids_of_a_new_ike_sa |
 | NO_ADDITIONAL_SAS for a new Child SA, a rekey, an IKE rekey  | 1.3              | no_additional_sas           |
 | rekeying never works: the IKE SA ends with the Child SA      | 2.8              | child_that_expires          |
 | no new exchange while the peer's IKE rekey has follow-ups    | 1.3.2, 9370 2.2.4| nothing_begins_meanwhile    |
@@ -61,6 +63,7 @@ from agent.ike.events import (
 )
 from agent.ike.pad import Lifetimes
 from agent.wire.codes import NotifyType, ProtocolId
+from agent.wire.message import decode_header
 from agent.wire.payloads import NotifyPayload
 from tests.support.pair import Pair, Side, established, make_pair, seeded
 
@@ -758,6 +761,33 @@ def test_temporary_failure_for_ever(swap: bool, what: str) -> None:
     s.pair.sleep(40)
     assert s.them.last(IkeSaClosed).reason is CloseReason.REKEY_FAILED
     assert s.us.last(IkeSaClosed).reason is CloseReason.BY_PEER
+
+
+def test_temporary_failures_long_apart(swap: bool) -> None:
+    """Each is its own matter, and none of them ends the IKE SA."""
+    s = sides(swap)
+    for _ in range(3):
+        s.rekey_child(s.them)
+        s.us.sa.children[s.child(s.us)].is_closing = True
+        s.play(f"a <-- b: {CHILD_REKEY}\na --> b: {NOT_NOW}")
+        s.them.sa.children[s.child(s.them)].rekey_at = None
+        s.pair.sleep(OUT_OF_SYNC_SECONDS)
+    assert s.them.events(IkeSaClosed) == []
+
+
+def test_message_ids_of_a_new_ike_sa(swap: bool) -> None:
+    """§1.3.2: both begin with 0 again, the old one goes on counting."""
+    s = sides(swap)
+    old = s.us.sa
+    counted = old.outgoing.next_id
+    s.rekey_ike(s.us)
+    s.pair.settle()
+    assert old.outgoing.next_id == counted + 2
+    for side in (s.us, s.them):
+        assert side.sa.outgoing.next_id == side.sa.incoming.next_id == 0
+        side.ike.check_liveness(side.sa.ike_id, s.pair.now)
+    s.pair.drain()
+    assert [decode_header(d.data).message_id for d in s.pair.pending] == [0, 0]
 
 
 def test_no_additional_sas(swap: bool) -> None:
