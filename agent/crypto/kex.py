@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InvalidKeyExchange",
     "KeyExchange",
+    "KeyExchangeFactory",
     "UnsupportedGroup",
     "generate_key_exchange",
     "public_length",
@@ -296,6 +297,13 @@ def supports_group(group: int) -> bool:
     """Whether `generate_key_exchange` takes this group. Cannot fail."""
     row = _GROUPS.get(group)
     return row is not None and row.is_there()
+
+
+class KeyExchangeFactory(Protocol):
+    """As `generate_key_exchange`."""
+
+    def __call__(self, group: int, random: Random, *, answering: bool = False) -> KeyExchange:
+        """Our half, or what answers the other side's."""
 
 
 def generate_key_exchange(group: int, random: Random, *, answering: bool = False) -> KeyExchange:

@@ -17,6 +17,7 @@ from agent.ike.events import (
     RemoveChildSa,
 )
 from agent.ike.states import LINGER_SECONDS
+from agent.wire.codes import NotifyType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from agent.ike.pad import Lifetimes
     from agent.ike.sa import IkeSa
     from agent.ike.suite import Suite
+    from agent.wire.payloads import NotifyPayload
     from agent.wire.selectors import TrafficSelector
 
 # Child SAs per IKE SA before a new one is refused: one is in use, the others cover one that the
@@ -32,16 +34,18 @@ MAX_CHILDREN: Final = 3
 # After TEMPORARY_FAILURE and the like: long enough for what the peer is busy with (§2.25), short
 # enough for several tries before a lifetime ends.
 RETRY_SECONDS: Final = 10.0
+# TEMPORARY_FAILURE for "several minutes" says that the two sides disagree for good (§2.25).
+OUT_OF_SYNC_SECONDS: Final = 240.0
 
 
 class ChildSa:
     """A pair of ESP SAs. Deadlines in monotonic seconds, None = never.
 
-    `ends_silently`: another one has taken its place, so its end is no event. `replaced_by` is what
-    the *peer* made to replace it (needed for collisions), `nonce` the lower one of those of its
-    exchange (§2.8.1). Until `settles_at` the peer, who asked for it, may not have our response:
-    it would not know what a request is about. Its next request says that it has. `farewell` is
-    why it is deleted, if that had to wait.
+    `ends_silently`: another one has its place (perhaps it has not been decided yet which of two
+    new ones), so its end is no event. `replaced_by` is what the *peer* made to replace it (needed
+    for collisions), `nonce` the lower one of those of its exchange (§2.8.1). Until `settles_at` the
+    peer, who asked for it, may not have our response: it would not know what a request is about.
+    Its next request says that it has. `farewell` is why it is deleted, if that had to wait.
     """
 
     __slots__ = (
@@ -134,7 +138,8 @@ def install(
     )
     lifetimes = sa.peer.lifetimes
     part = fraction(sa.table.random)
-    sa.table.add_child(sa, child)
+    sa.table.children.add(sa, child)
+    sa.refused = None
     sa.table.emit(
         InstallChildSa(
             ike_id=sa.ike_id,
@@ -189,6 +194,7 @@ def announce(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 def replaced(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
     """`new` is in use from now on; somebody deletes `old`. Nothing if that was known already."""
+    new.ends_silently = False
     if old.ends_silently:
         return
     old.ends_silently = True
@@ -216,7 +222,7 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: CloseReason, detail: str = "
         return
     if not sa.children:
         sa.children = None
-    sa.table.forget_child(child)
+    sa.table.children.forget(child)
     sa.table.emit(RemoveChildSa(spi_in=child.spi_in, spi_out=child.spi_out))
     if not child.ends_silently:
         sa.table.emit(
@@ -230,6 +236,22 @@ def child_by_spi_out(sa: IkeSa, spi: bytes) -> ChildSa | None:
         if child.spi_out == spi:
             return child
     return None
+
+
+def out_of_sync(sa: IkeSa, error: NotifyPayload, now: float) -> bool:
+    """Whether TEMPORARY_FAILURE has come for too long: then the IKE SA is closed (§2.25)."""
+    if error.type != NotifyType.TEMPORARY_FAILURE:
+        sa.refused = None
+        return False
+    first, last = sa.refused or (now, now)
+    if now > last + 3 * RETRY_SECONDS:  # that was another matter
+        first = now
+    sa.refused = (first, now)
+    if now < first + OUT_OF_SYNC_SECONDS:
+        return False
+    detail = "the peer answers TEMPORARY_FAILURE all the time"
+    sa.delete(CloseReason.REKEY_FAILED, detail, now)
+    return True
 
 
 def retry_at(sa: IkeSa, now: float) -> float:

@@ -15,6 +15,7 @@ from agent.ike.child import (
     announce,
     arm,
     child_by_spi_out,
+    out_of_sync,
     owns,
     remove_child,
     replaced,
@@ -53,14 +54,16 @@ if TYPE_CHECKING:
 
 
 class CreateChild(Owner):
-    """A new Child SA from scratch."""
+    """A new Child SA from scratch, perhaps for one that the peer has `lost` (§2.25)."""
 
-    __slots__ = ("_groups", "_offer")
+    __slots__ = ("_groups", "_lost", "_offer")
     exchange = ExchangeType.CREATE_CHILD_SA
     topic = Topic.CHILD
+    portable = True
 
-    def __init__(self, groups: tuple[int, ...] = ()) -> None:
+    def __init__(self, groups: tuple[int, ...] = (), lost: ChildSa | None = None) -> None:
         self._groups = groups
+        self._lost = lost
         self._offer: Offer | None = None
 
     def build(self, sa: IkeSa, now: float) -> list[Payload] | None:
@@ -79,13 +82,9 @@ class CreateChild(Owner):
         if error is not None:
             wanted = _other_group(error, offer, self._groups)
             if wanted:
-                sa.submit(CreateChild((*self._groups, wanted)), now)
-                return
-            reason, detail = reason_for(error.type)
-            sa.table.emit(
-                ChildSaClosed(ike_id=sa.ike_id, spi_in=offer.spi, reason=reason, detail=detail)
-            )
-            end_if_fatal(sa, message, now)
+                sa.submit(CreateChild((*self._groups, wanted), self._lost), now)
+            else:
+                self.start_over(sa, message, now)
             return
         _, suite = confirmed(message, offer.proposals, 4)
         followup.begin(sa, self, message, suite, now)
@@ -95,7 +94,7 @@ class CreateChild(Owner):
         assert self._offer is not None
         error = error_of(message)
         reason, detail = reason_for(error.type if error else 0)
-        spi = self._offer.spi
+        spi = self._lost.spi_in if self._lost is not None else self._offer.spi
         sa.table.emit(ChildSaClosed(ike_id=sa.ike_id, spi_in=spi, reason=reason, detail=detail))
         end_if_fatal(sa, message, now)
 
@@ -106,6 +105,9 @@ class CreateChild(Owner):
         nonces = (offer.nonce, nonce_of(answer))
         child = complete(sa, offer, answer, nonces, None, secrets)
         announce(sa, child, now)
+        if self._lost is not None:  # not earlier: without any the IKE SA would be of no use
+            spi, reason = self._lost.spi_in, CloseReason.BY_PEER
+            sa.table.emit(ChildSaClosed(ike_id=sa.ike_id, spi_in=spi, reason=reason))
 
 
 def _prepare(sa: IkeSa, offer: Offer, groups: tuple[int, ...]) -> tuple[int, ...]:
@@ -146,10 +148,11 @@ class RekeyChild(Owner):
         if child.settles_at is not None and now < child.settles_at:
             child.rekey_at = child.settles_at
             return None
-        if _pending(sa, child, now) is not None:
-            child.rekey_at = retry_at(sa, now)  # if nothing comes of the peer's
+        theirs = followup.pending_of(sa, now)
+        if theirs is not None and (theirs.child is child or theirs.topic is Topic.IKE):
+            child.rekey_at = retry_at(sa, now)  # if nothing comes of the peer's (§1.3.2)
             return None
-        spi = sa.table.new_child_spi()
+        spi = sa.table.children.new_spi()
         proposals = numbered(sa.child_proposals, spi)
         offer = self._offer = Offer(spi, proposals, child.local_ts, child.remote_ts)
         self._groups = _prepare(sa, offer, self._groups)
@@ -219,8 +222,8 @@ class RekeyChild(Owner):
             if owns(sa, child):  # §2.25: forget it silently and make it anew
                 child.ends_silently = True
                 remove_child(sa, child, CloseReason.BY_PEER)
-                sa.submit(CreateChild(), now)
-        else:
+                sa.submit(CreateChild(lost=child), now)
+        elif not out_of_sync(sa, error, now):
             child.rekey_at = retry_at(sa, now)
         end_if_fatal(sa, message, now)
 
@@ -235,11 +238,20 @@ def on_timer(sa: IkeSa, child: ChildSa, now: float) -> None:
     """A deadline of a Child SA may have come."""
     if child.expire_at is not None and child.expire_at <= now:
         child.expire_at = None
-        reason, detail = child.farewell or (CloseReason.REKEY_FAILED, "the lifetime is over")
-        sa.submit(DeleteChild(child, reason, detail), now)
+        expire(sa, child, "the lifetime of a Child SA is over", now)
     elif child.rekey_at is not None and child.rekey_at <= now:
         child.rekey_at = None
         sa.submit(RekeyChild(child), now)
+
+
+def expire(sa: IkeSa, child: ChildSa, detail: str, now: float) -> None:
+    """A Child SA is used up. If it could not be rekeyed, the IKE SA ends with it (§2.8)."""
+    if child.farewell is not None:
+        sa.submit(DeleteChild(child, *child.farewell), now)
+    elif child.ends_silently:  # who made its successor should have deleted it
+        sa.submit(DeleteChild(child, CloseReason.REPLACED), now)
+    elif not child.is_closing:
+        sa.delete(CloseReason.REKEY_FAILED, detail, now)
 
 
 # -- responder -----------------------------------------------------------------------------------
@@ -291,6 +303,8 @@ def _pending(sa: IkeSa, child: ChildSa, now: float) -> Pending | None:
 
 def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Reply:
     child = child_by_spi_out(sa, rekey.spi)
+    if child is None and isinstance(followup.current_task(sa), (CreateChild, RekeyChild)):
+        raise TemporaryFailure  # it may be the one whose making we have not heard of yet
     if child is None:
         raise ChildSaNotFound(protocol=ProtocolId.ESP, spi=rekey.spi)
     if child.is_closing or child.ends_silently or child.replaced_by is not None:
@@ -314,12 +328,13 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
         collides = _rekeys(sa, child)
         new = grant.install(sa, nonces, child, secrets)
         new.settles_at = now + sa.table.settings.give_up
+        new.ends_silently = collides  # until it is decided, when our own exchange ends
         child.replaced_by = new
         child.rekey_at = None
 
         def then() -> None:
             arm(sa, new, now)
-            if not collides:  # else it is decided when our own exchange ends
+            if not collides:
                 replaced(sa, child, new, now)
 
         return then

@@ -9,6 +9,7 @@ Left out: windows above 1 (SET_WINDOW_SIZE is never sent, and one received chang
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +39,7 @@ class Topic(Enum):
     IKE = auto()  # rekeys the IKE SA
 
 
-class Task:
+class Task(ABC):
     """An exchange that we initiate. Built when the window is free, so it sees the state of then."""
 
     __slots__ = ()
@@ -49,14 +50,16 @@ class Task:
     # Whether the SA ends with this exchange, so that nobody waits long for the answer.
     is_last = False
 
+    @abstractmethod
     def build(self, sa: IkeSa, now: float) -> list[Payload] | None:
         """The payloads of the request; None if there is nothing left to do."""
-        raise NotImplementedError
 
-    def on_response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def on_response(  # noqa: B027  IKE_SA_INIT is answered before there are keys, elsewhere
+        self, sa: IkeSa, message: Message, now: float
+    ) -> None:
         """The (decrypted) response. May raise ProtocolError."""
 
-    def on_lost(self, sa: IkeSa, now: float) -> None:
+    def on_lost(self, sa: IkeSa, now: float) -> None:  # noqa: B027  most have nothing to undo
         """There will be no response: the IKE SA is gone, or the task was dropped."""
 
 

@@ -22,6 +22,7 @@ knows of another one that is already in its follow-ups is told TEMPORARY_FAILURE
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from agent.ike.errors import InvalidSyntax, StateNotFound
@@ -55,13 +56,13 @@ class Owner(Task):
 
     __slots__ = ()
 
+    @abstractmethod
     def finish(self, sa: IkeSa, answer: Message, secrets: bytes, now: float) -> None:
         """All key exchanges are done; `answer` is the CREATE_CHILD_SA response."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start_over(self, sa: IkeSa, message: Message, now: float) -> None:
         """The peer has given it up, and said so in `message`."""
-        raise NotImplementedError
 
 
 class FollowupKe(Task):

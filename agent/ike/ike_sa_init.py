@@ -40,7 +40,7 @@ from agent.ike.rules import check, error_of, nonce_of
 from agent.ike.states import IkeState, Step, When
 from agent.wire.codes import ExchangeType, HashId, NotifyType, ProtocolId
 from agent.wire.errors import UnsupportedCriticalPayload
-from agent.wire.message import Header, decode_message, encode_message
+from agent.wire.message import NO_SPI, Header, decode_message, encode_message
 from agent.wire.payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from agent.wire.payloads import Payload
     from agent.wire.proposals import Proposal
 
-NO_SPI: Final = bytes(8)
 # How often a request is repeated with a COOKIE: once is normal, twice when the secret rotates.
 MAX_COOKIE_ROUNDS: Final = 3
 # RFC 7296 §2.6: a cookie is 1 to 64 octets.
@@ -342,7 +341,7 @@ def _response(
     shortest = suite.prf.preferred_key_length // 2
     hs.own_nonce = table.random(max(shortest, min(NONCE_LENGTH, len(hs.peer_nonce))))
     hs.peer_knows_identity_hash = _knows_identity_hash(message)
-    table.attach_responder_extensions(sa, message)
+    table.attachment.answer(sa, message)
     payloads: list[Payload] = [
         SaPayload((chosen,)),
         KePayload(kex.group, kex.public),

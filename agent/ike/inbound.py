@@ -17,6 +17,7 @@ from agent.ike import (
     ike_sa_init,
     informational,
     intermediate,
+    retransmission,
     succession,
 )
 from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError, UnsupportedCritical
@@ -100,7 +101,7 @@ def _response_failed(sa: IkeSa, task: Task, error: ProtocolError, now: float) ->
 
 def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
     if _repeats(sa, header, data):
-        sa.answer_again(path)
+        retransmission.answer_again(sa, path)
         return
     if header.message_id != sa.incoming.next_id:
         raise Ignored("message_id")

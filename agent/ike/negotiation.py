@@ -152,7 +152,7 @@ def groups_of(proposals: Sequence[Proposal]) -> set[int]:
 
 def make_offer(sa: IkeSa, policy: ChildPolicy, *, with_ke: bool) -> Offer:
     """For a new Child SA as `policy` wants it."""
-    spi = sa.table.new_child_spi()
+    spi = sa.table.children.new_spi()
     proposals = sa.child_proposals if with_ke else without_ke(policy.proposals)
     local_ts = policy.local_ts or tuple(
         TrafficSelector.any(_ADDRESS_LENGTH[kind]) for kind in policy.request_addresses
@@ -229,7 +229,7 @@ class Grant:
     ) -> None:
         """Negotiate. With `old`, it is what is rekeyed (§2.9.2: same selectors, no CP)."""
         proposals = sa.child_proposals if with_ke else without_ke(policy.proposals)
-        self.spi = sa.table.new_child_spi()
+        self.spi = sa.table.children.new_spi()
         self.chosen, self.suite = select(message, proposals, ProtocolId.ESP, 4)
         if old is not None:
             self.addresses = old.addresses

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.ike import followup
-from agent.ike.child import retry_at
+from agent.ike.child import out_of_sync, retry_at
 from agent.ike.errors import InvalidSyntax, TemporaryFailure
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Topic
@@ -144,7 +144,7 @@ class RekeyIke(Owner):
         wanted = error.type == NotifyType.INVALID_KE_PAYLOAD and group not in self._groups
         if wanted and group in groups_of(sa.proposals):
             sa.submit(RekeyIke((*self._groups, group)), now)
-        else:
+        elif not out_of_sync(sa, error, now):
             # Over and over until it works or the lifetime is over (§2.25).
             sa.timers.set(When.REKEY, retry_at(sa, now))
         end_if_fatal(sa, message, now)

@@ -9,18 +9,19 @@ read by several exchanges, and a struct in between would only rename them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.datagram import Path, Transmit
-from agent.ike import create_child_sa, fragmentation, ike_sa_init, informational, intermediate
-from agent.ike.events import (
-    ChildSaClosed,
-    CloseReason,
-    IkeSaClosed,
-    IkeSaUnanswered,
-    PathChanged,
-    RemoveChildSa,
+from agent.ike import (
+    create_child_sa,
+    ending,
+    fragmentation,
+    ike_sa_init,
+    informational,
+    intermediate,
+    retransmission,
 )
+from agent.ike.events import CloseReason, PathChanged
 from agent.ike.exchange import (
     LAST_MESSAGE_ID,
     REKEY_MESSAGE_ID,
@@ -40,7 +41,7 @@ from agent.ike.states import (
 )
 from agent.timers import Timers
 from agent.wire.codes import ExchangeType
-from agent.wire.message import Header, encode_message, encode_payloads
+from agent.wire.message import NO_SPI, Header, encode_message, encode_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -61,8 +62,6 @@ if TYPE_CHECKING:
 
     # What a request handler returns: the payloads of the response, and what to do once it is sent.
     Reply = tuple[list[Payload], Callable[[], None] | None]
-
-NO_SPI: Final = bytes(8)
 
 
 class IkeSa:
@@ -90,6 +89,7 @@ class IkeSa:
         "peer",
         "pending",
         "protection",
+        "refused",
         "remote_behind_nat",
         "remote_id",
         "remote_spi",
@@ -137,6 +137,8 @@ class IkeSa:
         self.outgoing = Outgoing()
         self.timers: Timers[When] = Timers()
         self.established_at = 0.0
+        # When the first and the last TEMPORARY_FAILURE in a row came.
+        self.refused: tuple[float, float] | None = None
         self.last_seen = 0.0
         self.rtt = 0.0
 
@@ -244,16 +246,6 @@ class IkeSa:
             return fragmentation.cut(self, plain), plain
         return (self.protection.seal_inner(header, first, inner, self.table.random),), None
 
-    def answer_again(self, path: Path) -> None:
-        """The last request came once more: so does the response, smaller if that goes on."""
-        last = self.incoming
-        last.repeated += 1
-        if last.repeated % fragmentation.TRIES_PER_SIZE == 0:
-            last.response = (
-                fragmentation.cut_smaller(self, last.plain, last.response) or last.response
-            )
-        self.transmit(path, last.response)
-
     def abandon_request(self, now: float) -> None:
         """Stop sending the request in flight; this SA sends no other (its window is stuck)."""
         task = self.outgoing.task
@@ -339,7 +331,7 @@ class IkeSa:
     def _on_timer(self, when: When, now: float) -> None:
         match when:
             case When.RETRANSMIT:
-                self._retransmit(now)
+                retransmission.repeat_request(self, now)
             case When.ATTEMPT:
                 ike_sa_init.out_of_time(self, now)
             case When.REKEY:
@@ -357,30 +349,6 @@ class IkeSa:
             case When.PROBE_AGAIN:
                 pass
 
-    def _retransmit(self, now: float) -> None:
-        out = self.outgoing
-        if out.task is None:
-            return
-        settings = self.table.settings
-        short = out.task.is_last or self.state is IkeState.DELETING
-        give_up = out.first_sent + (settings.delete_give_up if short else settings.give_up)
-        if out.give_up is not None:
-            give_up = min(give_up, out.give_up)
-        if now >= give_up:
-            self.close(CloseReason.TIMEOUT, "no answer", now)
-            return
-        doubtful = now >= out.first_sent + settings.doubt_seconds
-        if doubtful and self.established and self.peer is not None:
-            self.table.emit(IkeSaUnanswered(ike_id=self.ike_id, peer=self.peer.name))
-        if out.tries % fragmentation.TRIES_PER_SIZE == 0:
-            smaller = fragmentation.cut_smaller(self, out.plain, out.data)
-            if smaller:  # RFC 7383 §2.5.2: with new timers
-                out.data = smaller
-                out.interval = first_interval(settings, self.rtt) / settings.back_off
-        out.repeat(settings, now)
-        self.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
-        self.transmit(self.path, out.data)
-
     # -- the end ---------------------------------------------------------------------------------
 
     def delete(self, reason: CloseReason, detail: str, now: float) -> None:
@@ -390,11 +358,11 @@ class IkeSa:
 
     def end_with(self, task: Task, reason: CloseReason, detail: str, now: float) -> None:
         """Report the end, send `task` as the last request, and go."""
-        self.report(reason, detail, now)
+        ending.report(self, reason, detail, now)
         self.step(Step.SEND_DELETE)
         for when in (When.REKEY, When.EXPIRE, When.ATTEMPT):
             self.timers.stop(when)
-        self._drop_queue(now)
+        ending.drop_queue(self, now)
         self.timers.set(When.LINGER, now + LINGER_SECONDS)
         self.submit(task, now)
 
@@ -402,15 +370,15 @@ class IkeSa:
         """Forget the SA without a word to the peer."""
         if self.state is IkeState.CLOSED:
             return
-        self.report(reason, detail, now)
+        ending.report(self, reason, detail, now)
         self.step(Step.CLOSE)
         self.timers.clear()
         self.table.forget(self)
         task = self.outgoing.task
         self.outgoing.clear()
         if task is not None:
-            self._lose(task, now)
-        self._drop_queue(now)
+            ending.lose(self, task, now)
+        ending.drop_queue(self, now)
 
     def refuse(self, error: ProtocolError, now: float) -> None:
         """The peer did not prove itself: keep the answer for its retransmissions, nothing else."""
@@ -419,58 +387,7 @@ class IkeSa:
             extension.on_closed(self, reason, now)
         self.table.unlist(self)
         if self.peer is not None:
-            self._say_closed(reason, str(error), established=False)
+            ending.say_closed(self, reason, str(error), established=False)
         self.step(Step.REFUSE)
         self.extensions = ()
         self.handshake = None
-
-    def report(self, reason: CloseReason, detail: str, now: float) -> None:
-        """If this SA is the one in use: its Child SAs, its ike_id and its extensions end here."""
-        was_established = self.state in (IkeState.ESTABLISHED, IkeState.DELETING)
-        if not self.is_current:
-            self._remove_children()
-            return
-        for child in (self.children or {}).values():
-            if not child.ends_silently:
-                self.table.emit(
-                    ChildSaClosed(
-                        ike_id=self.ike_id, spi_in=child.spi_in, reason=CloseReason.IKE_SA_CLOSED
-                    )
-                )
-        self._remove_children()
-        self.table.unlist(self)
-        if self.started_by_us or was_established:
-            self._say_closed(reason, detail, established=was_established)
-        for extension in self.extensions:
-            extension.on_closed(self, reason, now)
-        self.extensions = ()
-
-    def _say_closed(self, reason: CloseReason, detail: str, *, established: bool) -> None:
-        self.table.emit(
-            IkeSaClosed(
-                ike_id=self.ike_id,
-                peer=self.peer.name if self.peer else "",
-                reason=reason,
-                detail=detail,
-                established=established,
-            )
-        )
-
-    def _remove_children(self) -> None:
-        for child in (self.children or {}).values():
-            self.table.emit(RemoveChildSa(spi_in=child.spi_in, spi_out=child.spi_out))
-            self.table.forget_child(child)
-        self.children = None
-
-    def _drop_queue(self, now: float) -> None:
-        while (task := self.outgoing.pop()) is not None:
-            self._lose(task, now)
-
-    def _lose(self, task: Task, now: float) -> None:
-        """A request without an answer goes on with the new SA if there is one."""
-        current = self.table.sa(self.ike_id)
-        if task.portable and current is not None and current is not self:
-            current.submit(task, now)
-            self.table.touch(current)
-        else:
-            task.on_lost(self, now)

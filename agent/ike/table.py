@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING
 
-from agent.crypto.kex import KeyExchange, generate_key_exchange, supports_group
-from agent.datagram import Dropped, Transmit
+from agent.crypto.kex import KeyExchange, KeyExchangeFactory, generate_key_exchange, supports_group
+from agent.datagram import Dropped
 from agent.ike import (
     crash,
     create_child_sa,
@@ -20,38 +20,27 @@ from agent.ike import (
     inbound,
     informational,
     ppk,
-    reauthentication,
     rekey_ike,
     succession,
 )
-from agent.ike.cookies import (
-    COOKIES_IN_ALL,
-    COOKIES_PER_ADDRESS,
-    STRAY_ANSWERS_IN_ALL,
-    STRAY_ANSWERS_PER_ADDRESS,
-    AnswerRate,
-    Cookies,
-)
+from agent.ike.attachment import Attachment
+from agent.ike.children import Children
+from agent.ike.cookies import COOKIES_IN_ALL, COOKIES_PER_ADDRESS, AnswerRate, Cookies
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
-from agent.ike.fragmentation import FragmentationSupport
 from agent.ike.half_open import HalfOpen
 from agent.ike.identities import Identities
-from agent.ike.intermediate import IntermediateSupport
-from agent.ike.liveness import Liveness
-from agent.ike.natd import NatDetection
 from agent.ike.sa import IkeSa
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState, Step, When
+from agent.ike.strays import Strays, is_hint
 from agent.timers import Schedule
-from agent.wire.codes import ExchangeType, NotifyType
+from agent.wire.codes import ExchangeType
 from agent.wire.errors import WireError
-from agent.wire.message import MAJOR_VERSION, Header, decode_header, encode_message
-from agent.wire.payloads import NotifyPayload
+from agent.wire.message import MAJOR_VERSION, NO_SPI, decode_header
 
 if TYPE_CHECKING:
     from agent.datagram import Address, Path
-    from agent.ike.child import ChildSa
     from agent.ike.events import Output
     from agent.ike.extension import Extension, Factory
     from agent.ike.pad import Pad, Peer
@@ -62,20 +51,7 @@ Random = Callable[[int], bytes]
 OnResponse = Callable[["Message | None", float], None]
 
 
-class KeyExchangeFactory(Protocol):
-    """As `agent.crypto.kex.generate_key_exchange`."""
-
-    def __call__(self, group: int, random: Random, *, answering: bool = False) -> KeyExchange:
-        """Our half, or what answers the other side's."""
-
-
 __all__ = ["Ike", "IkeSettings", "OnResponse", "Random"]
-
-NO_SPI: Final = bytes(8)
-# RFC 4303 §2.1: SPIs up to 255 are reserved.
-_LOWEST_CHILD_SPI: Final = 256
-_FRAGMENTATION: Final = FragmentationSupport()
-_INTERMEDIATE: Final = IntermediateSupport()
 
 
 class Ike:
@@ -109,26 +85,21 @@ class Ike:
         self.half_open = HalfOpen(self.settings)
         self.cookies = Cookies(random, self.settings.cookie_rotation)
         self.cookie_rate = AnswerRate(COOKIES_PER_ADDRESS, COOKIES_IN_ALL)
-        self._version_rate = AnswerRate(1, 1)
-        self._stray_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
-        self._esp_rate = AnswerRate(STRAY_ANSWERS_PER_ADDRESS, STRAY_ANSWERS_IN_ALL)
-        self._factories = tuple(responder_extensions)
-        self._tokens = tokens
-        self._always = (
-            ppk.attach,
-            reauthentication.attach,
-            *extensions,
-            *((tokens.attach,) if tokens is not None else ()),
+        self._strays = Strays(self, tokens)
+        self.attachment = Attachment(
+            random,
+            always=extensions,
+            responder=responder_extensions,
+            tokens=tokens,
+            force_encapsulation=self.settings.force_encapsulation,
         )
         self._key_exchange = key_exchange
-        self._natd = NatDetection(random, force=self.settings.force_encapsulation)
         self._next_id = 1
         self._current: dict[int, IkeSa] = {}
         self._by_spi: dict[bytes, IkeSa] = {}
         self.predecessors: dict[int, IkeSa] = {}  # the last one that was replaced
         self.identities = Identities()
-        self._children: dict[bytes, IkeSa] = {}
-        self._spis_out: dict[bytes, bytes] = {}  # → spi_in
+        self.children = Children(random)
         self._schedule: Schedule[IkeSa] = Schedule()
         self._outputs: deque[Output] = deque()
         self._established = 0
@@ -169,7 +140,7 @@ class Ike:
         """
         sa = self.new_sa(IkeState.INIT_SENT, path, is_initiator=True, started_by_us=True)
         sa.peer = peer
-        self._attach(sa, [*extensions, *self._made(self._always, sa, None)])
+        self.attachment.begin(sa, extensions)
         ike_sa_init.start(sa, now)
         if patience is not None:
             sa.timers.set(When.ATTEMPT, now + min(patience, self.settings.give_up))
@@ -215,38 +186,22 @@ class Ike:
             sa.submit(rekey_ike.RekeyIke(), now)
             self.touch(sa)
 
-    def create_child(self, ike_id: int, now: float) -> None:
-        """Ask for a (further) Child SA as the peer's policy has it."""
-        sa = self._current.get(ike_id)
-        if sa is not None and sa.state is IkeState.ESTABLISHED:
-            sa.submit(create_child_sa.CreateChild(), now)
-            self.touch(sa)
-
     def rekey_child(self, spi_in: bytes, now: float) -> None:
         """Rekey the Child SA with our SPI `spi_in` now."""
-        sa, child = self._child(spi_in)
-        if sa is not None and child is not None:
+        found = self.children.find(spi_in)
+        if found is not None:
+            sa, child = found
             child.rekey_at = None
             sa.submit(create_child_sa.RekeyChild(child), now)
             self.touch(sa)
 
-    def delete_child(self, spi_in: bytes, now: float) -> None:
-        """Delete the Child SA with our SPI `spi_in`."""
-        self._delete_child(spi_in, CloseReason.DELETED, "", now)
-
     def expire_child(self, spi_in: bytes, hard: bool, now: float) -> None:
-        """The data plane reached a limit of octets or packets: rekey (soft) or delete (hard)."""
-        if hard:
-            detail = "the limit of octets or packets is reached"
-            self._delete_child(spi_in, CloseReason.REKEY_FAILED, detail, now)
-        else:
+        """The data plane reached a limit of octets or packets: rekey (soft) or close (hard)."""
+        if not hard:
             self.rekey_child(spi_in, now)
-
-    def _delete_child(self, spi_in: bytes, reason: CloseReason, detail: str, now: float) -> None:
-        sa, child = self._child(spi_in)
-        if sa is not None and child is not None:
-            sa.submit(informational.DeleteChild(child, reason, detail), now)
-            self.touch(sa)
+        elif (found := self.children.find(spi_in)) is not None:
+            create_child_sa.expire(*found, "a limit of octets or packets is reached", now)
+            self.touch(found[0])
 
     def set_path(self, ike_id: int, path: Path, now: float) -> None:
         """Send along `path` from now on."""
@@ -275,22 +230,11 @@ class Ike:
 
     def on_unknown_esp(self, path: Path, data: bytes, now: float) -> None:
         """ESP that belongs to no SA came along `path`: say so, rarely (RFC 7296 §1.5)."""
-        octets = crash.encode_invalid_spi(data[:4])
-        fits = len(octets) <= ike_sa_init.MAX_AMPLIFICATION * len(data)
-        if fits and self._esp_rate.take(path.remote.ip, now):
-            self.emit(Transmit(path, octets))
+        self._strays.on_unknown_esp(path, data, now)
 
     def on_invalid_spi(self, path: Path, data: bytes, now: float) -> bool:
         """Perhaps an unprotected INVALID_SPI, in which IKE SPIs mean nothing. Whether it was."""
-        spi = crash.decode_invalid_spi(data)
-        if spi is None:
-            return False
-        sa, child = self._child(self._spis_out.get(spi, b""))
-        if sa is not None and child is not None and child.spi_out == spi:
-            self._on_hint(sa, path, data, now)
-            self.touch(sa)
-        self.emit(Dropped("not_encrypted"))
-        return True
+        return self._strays.on_invalid_spi(path, data, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -315,7 +259,7 @@ class Ike:
     def _receive(self, path: Path, data: bytes, now: float) -> None:
         header = decode_header(data)
         if header.major != MAJOR_VERSION:
-            self._on_other_version(path, header, data, now)
+            self._strays.on_other_version(path, header, data, now)
             return
         is_first = header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response
         if is_first and header.responder_spi == NO_SPI and header.is_initiator:
@@ -327,67 +271,15 @@ class Ike:
             theirs = header.initiator_spi if header.is_initiator else header.responder_spi
             if theirs in self._by_spi:
                 raise Ignored("reflected")  # our own message, sent back
-            self._on_stray(path, header, data, now)
+            self._strays.on_unknown_spi(path, header, data, now)
             return
         try:
-            if self._is_hint(sa, header):
-                self._on_hint(sa, path, data, now)
+            if is_hint(sa, header):
+                self._strays.on_hint(sa, path, data, now)
                 raise Ignored("not_encrypted")
             inbound.receive(sa, path, header, data, now)
         finally:
             self.touch(sa)
-
-    def _is_hint(self, sa: IkeSa, header: Header) -> bool:
-        """An unprotected answer from one who has forgotten us, or a forgery (§1.5, §2.21.4)."""
-        if not header.is_response or header.exchange == ExchangeType.IKE_SA_INIT:
-            return False
-        theirs = header.initiator_spi + header.responder_spi == sa.spis
-        return theirs and sa.established and header.next_payload == NotifyPayload.TYPE
-
-    def _on_hint(self, sa: IkeSa, path: Path, data: bytes, now: float) -> None:
-        """Without a proof (RFC 6290) it leads to a question and no more."""
-        if self._tokens is not None and self._tokens.proves_crash(sa, path, data, now):
-            sa.close(CloseReason.RESTARTED, "", now)
-        else:
-            sa.hint(now)
-
-    def _on_other_version(self, path: Path, header: Header, data: bytes, now: float) -> None:
-        """RFC 7296 §2.5: a higher major version is told that 2 is what we have."""
-        if header.major < MAJOR_VERSION or header.is_response:
-            raise Ignored("version")
-        if self._version_rate.take(path.remote.ip, now):
-            self._answer_stray(path, header, data, NotifyType.INVALID_MAJOR_VERSION)
-        raise Ignored("version")
-
-    def _on_stray(self, path: Path, header: Header, data: bytes, now: float) -> None:
-        """RFC 7296 §2.21.4: nobody here has this SPI, the sender may be glad to know."""
-        if not header.is_response and header.exchange != ExchangeType.IKE_SA_INIT:
-            spis = header.initiator_spi + header.responder_spi
-            known = NO_SPI not in (spis[:8], spis[8:])
-            if known and self._stray_rate.take(path.remote.ip, now):
-                self._answer_stray(path, header, data, NotifyType.INVALID_IKE_SPI)
-        raise Ignored("unknown_spi")
-
-    def _answer_stray(self, path: Path, header: Header, data: bytes, notify: int) -> None:
-        """No more octets than may go to whom has proven nothing."""
-        answer = Header(
-            initiator_spi=header.initiator_spi,
-            responder_spi=header.responder_spi,
-            exchange=header.exchange,
-            is_initiator=not header.is_initiator,
-            is_response=True,
-            message_id=header.message_id,
-        )
-        payloads: list[Payload] = [NotifyPayload(notify)]
-        if notify == NotifyType.INVALID_IKE_SPI and self._tokens and crash.is_protected(header):
-            # Neither SPI is in use here (`_receive`), so nobody's living SA ends by it.
-            payloads.append(self._tokens.notify(header.initiator_spi + header.responder_spi))
-        while payloads:
-            octets = encode_message(answer, payloads)
-            if len(octets) <= ike_sa_init.MAX_AMPLIFICATION * len(data):
-                self.emit(Transmit(path, octets))
-                return
-            payloads.pop()
 
     # -- for the files of the exchanges ----------------------------------------------------------
 
@@ -404,13 +296,6 @@ class Ike:
         while True:
             spi = self.random(8)
             if spi != NO_SPI and spi not in self._by_spi:
-                return spi
-
-    def new_child_spi(self) -> bytes:
-        """An ESP SPI that is not in use here."""
-        while True:
-            spi = self.random(4)
-            if int.from_bytes(spi, "big") >= _LOWEST_CHILD_SPI and spi not in self._children:
                 return spi
 
     def new_sa(
@@ -439,20 +324,6 @@ class Ike:
         self._by_spi[sa.local_spi] = sa
         return sa
 
-    def _attach(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:
-        sa.extensions = (self._natd, _INTERMEDIATE, _FRAGMENTATION, *extensions)
-        for extension in extensions:
-            extension.on_attach(sa)
-
-    def attach_responder_extensions(self, sa: IkeSa, message: Message) -> None:
-        """What the factories make of an acceptable IKE_SA_INIT request."""
-        self._attach(sa, self._made((*self._factories, *self._always), sa, message))
-
-    @staticmethod
-    def _made(factories: Sequence[Factory], sa: IkeSa, message: Message | None) -> list[Extension]:
-        made = (factory(sa, message) for factory in factories)
-        return [extension for extension in made if extension is not None]
-
     def keep_half_open(self, sa: IkeSa, remote: Address, request: bytes, now: float) -> None:
         """`sa` answered `request`; the oldest goes if there are too many."""
         displaced = self.half_open.displaced_by(remote)
@@ -476,9 +347,7 @@ class Ike:
         sa.timers.stop(When.HALF_OPEN)
         sa.timers.stop(When.ATTEMPT)
         succession.arm(sa, now)
-        live = Liveness(sa.peer.liveness_seconds) if sa.peer.liveness_seconds else None
-        done = (self._natd, _INTERMEDIATE)
-        sa.extensions = tuple(e for e in (*sa.extensions, live) if e and e not in done)
+        self.attachment.settle(sa)
         self.emit(
             IkeSaEstablished(
                 ike_id=sa.ike_id,
@@ -499,8 +368,7 @@ class Ike:
     def replace(self, old: IkeSa, new: IkeSa) -> None:
         """`new` is what the ike_id stands for from now on."""
         self._current[new.ike_id] = new
-        for child in (new.children or {}).values():
-            self._children[child.spi_in] = new
+        self.children.inherit(new)
 
     def unlist(self, sa: IkeSa) -> None:
         """`sa`'s ike_id stands for nothing any more."""
@@ -524,21 +392,3 @@ class Ike:
     def touch(self, sa: IkeSa) -> None:
         """The deadlines of `sa` may have changed."""
         self._schedule.set(sa, None if sa.state is IkeState.CLOSED else sa.next_timeout())
-
-    def add_child(self, sa: IkeSa, child: ChildSa) -> None:
-        """A Child SA was installed."""
-        if sa.children is None:
-            sa.children = {}
-        sa.children[child.spi_in] = child
-        self._children[child.spi_in] = sa
-        self._spis_out[child.spi_out] = child.spi_in
-
-    def forget_child(self, child: ChildSa) -> None:
-        """A Child SA was removed."""
-        self._children.pop(child.spi_in, None)
-        if self._spis_out.get(child.spi_out) == child.spi_in:
-            del self._spis_out[child.spi_out]
-
-    def _child(self, spi_in: bytes) -> tuple[IkeSa | None, ChildSa | None]:
-        sa = self._children.get(spi_in)
-        return sa, sa.children.get(spi_in) if sa is not None and sa.children else None

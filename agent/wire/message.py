@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from agent.wire.codes import ExchangeType, PayloadType, known
 from agent.wire.errors import UnsupportedCriticalPayload, UnsupportedVersion, WireError
 from agent.wire.payloads import (
-    PAYLOADS,
+    DECODERS,
     Encrypted,
     EncryptedFragment,
     NotifyPayload,
@@ -189,9 +189,9 @@ def _decode_chain(first_type: int, data: bytes, offset: int) -> tuple[Payload, .
             raise WireError("duplicate_payload")
         if type_ in ONLY_ONCE:
             seen.add(type_)
-        cls = PAYLOADS.get(type_)
-        if cls is not None:  # of a known type the critical bit is ignored (RFC 7296 §2.5)
-            payloads.append(cls.decode(data[body:end]))
+        decode = DECODERS.get(type_)
+        if decode is not None:  # of a known type the critical bit is ignored (RFC 7296 §2.5)
+            payloads.append(decode(data[body:end]))
         else:
             is_critical = bool(flags & _CRITICAL)
             payloads.append(UnknownPayload(type_, is_critical, data[body:end]))

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.bench.machines import our_peer, our_server
-from tests.interop.ends import Suite
+from tests.interop.ends import INNER, OTHER, Suite
 from tests.interop.test_direct import ROLES, Pair
+from tests.interop.test_ppk import ours, theirs
 from tests.support.tshark import NEWER, PRIVATE, Verdict, dissect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.netns
+
+ESP = "aes256gcm16-ecp384"
 
 
 class Capture:
@@ -57,7 +60,7 @@ class Capture:
 
 def assert_opened(verdict: Verdict, *names: str) -> None:
     assert verdict.sealed() == []
-    assert verdict.unknown() <= PRIVATE | NEWER
+    assert verdict.unknown() <= PRIVATE | set(NEWER)
     esn_is_new = not verdict.knows_esn
     wrong = [
         line
@@ -167,4 +170,49 @@ def test_with_strongswan(nats, role):
         verdict,
         *("INVALID_KE_PAYLOAD", "CREATE_CHILD_SA", "Configuration", "Delete (42)", "REKEY_SA"),
     )
+    assert all("[Good: True]" in frame for frame in verdict.esp)
+
+
+@pytest.mark.strongswan
+@pytest.mark.parametrize("role", ROLES)
+def test_more_with_strongswan(nats, role):
+    """A PPK, its fragments, a wide selector that is narrowed, a second Child SA beside the first.
+
+    No second IKE SA here: tshark takes fragments with the same message ID for one message.
+    """
+    capture = Capture(nats)
+    keylog = nats.lab.folder / "keys"
+    our_name = "alice" if role == "initiator" else "bob"
+    ppk = theirs(our_name, required=True)
+    wide = {"remote_ts": "10.99.0.0/16", "esp_proposals": ESP}
+    inner = f"{INNER[OTHER[our_name]]}/32"  # strongSwan makes no two of the same
+    children = {
+        "peer": {**wide, "local_ts": inner},
+        "second": {**wide, "local_ts": f"{inner}[tcp]"},
+    }
+    pair = Pair(
+        nats,
+        role,
+        suite=Suite(ike="aes256-sha384-ecp384", esp=ESP),
+        more=ours(required=True),
+        connection={**ppk["connection"], "children": children},
+        sections=ppk["sections"],
+        extra="fragment_size = 260",
+        arguments=("--verbose", "--keylog", str(keylog)),
+    )
+    pair.assert_echo()
+    pair.strongswan.charon.initiate("second")
+    pair.assert_echo()
+    for side in (pair.ours, pair.strongswan):
+        before = pair.spis("child")
+        side.rekey("child")
+        deadline = time.monotonic() + 10
+        while pair.spis("child") & before == before or len(pair.spis("child")) != 2:
+            assert time.monotonic() < deadline, pair.strongswan.log[-4000:]
+            time.sleep(0.05)
+        pair.assert_echo()
+    pair.ours.delete()
+    pair.strongswan.wait_down()
+    verdict = capture.judged(keylog)
+    assert_opened(verdict, "Fragment (53)", "(16435)", "(16436)", "REKEY_SA", "CREATE_CHILD_SA")
     assert all("[Good: True]" in frame for frame in verdict.esp)

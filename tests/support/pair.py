@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agent.crypto.algorithms import IntegrityError
 from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
-from agent.ike.events import InstallChildSa, RemoveChildSa
+from agent.ike.attachment import Attachment
+from agent.ike.events import CloseReason, InstallChildSa, RemoveChildSa
+from agent.ike.informational import DeleteChild
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState
@@ -42,6 +44,7 @@ from agent.wire.selectors import TrafficSelector
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agent.ike.exchange import Task
     from agent.ike.extension import Extension, Factory
     from agent.ike.sa import IkeSa
     from agent.wire.message import Message
@@ -164,6 +167,16 @@ class Side:
         """The only IKE SA that is not half-open."""
         (sa,) = (s for s in self.ike.sas() if s.state is not IkeState.HALF_OPEN)
         return sa
+
+    def submit(self, task: Task, now: float) -> None:
+        """Let the IKE SA of `sa` send a request."""
+        sa = self.sa
+        sa.submit(task, now)
+        self.ike.touch(sa)
+
+    def delete_child(self, spi_in: bytes, now: float) -> None:
+        """Let the IKE SA of `sa` delete the Child SA that this side calls `spi_in`."""
+        self.submit(DeleteChild(self.sa.children[spi_in], CloseReason.DELETED), now)
 
     @property
     def peer(self) -> Peer:
@@ -423,6 +436,18 @@ def make_pair(
     return Pair(
         make_side("a", A_ADDRESS, [peer_b], settings=settings),
         make_side("b", B_ADDRESS, [peer_a], settings=settings, factories=factories),
+    )
+
+
+class _Bare(Attachment):
+    def _attach(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:
+        sa.extensions = (self._natd, *extensions)
+
+
+def make_bare(side: Side, factories: Sequence[Factory] = ()) -> None:
+    """From now on `side` knows no fragments and no intermediate exchanges."""
+    side.ike.attachment = _Bare(
+        side.ike.random, always=(), responder=factories, tokens=None, force_encapsulation=False
     )
 
 

@@ -28,13 +28,39 @@ PRIVATE = {
     "Private Use (128)",  # payload type IDp
     *(f"STATUS TYPES ({number})" for number in (*range(40962, 40969), *range(41001, 41005))),
 }
-# What newer ones have names for: ML-KEM-768, IKE_INTERMEDIATE, IKE_FOLLOWUP_KE.
-NEWER = {"Unknown (36)", "Unknown (43)", "Unknown (44)"}
-_INTERMEDIATE = "Exchange type: Unknown (43)", "Exchange type: IKE_INTERMEDIATE (43)"
-_UNKNOWN = re.compile(r"unknown|private use|unassigned|undecoded|not dissected", re.IGNORECASE)
+# What newer ones have names for, with what it is and where it comes from.
+_PPK = "postquantum preshared keys, RFC 8784"
+_ADDITIONAL = "additional key exchanges, RFC 9370"
+NEWER = {
+    "Unknown (36)": "key exchange method ML-KEM-768, draft-ietf-ipsecme-ikev2-mlkem",
+    "Unknown (43)": "exchange type IKE_INTERMEDIATE, RFC 9242",
+    "Unknown (44)": "exchange type IKE_FOLLOWUP_KE, RFC 9370",
+    "STATUS TYPES (16435)": f"USE_PPK, {_PPK}",
+    "STATUS TYPES (16436)": f"PPK_IDENTITY, {_PPK}",
+    "STATUS TYPES (16437)": f"NO_PPK_AUTH, {_PPK}",
+    "STATUS TYPES (16438)": "INTERMEDIATE_EXCHANGE_SUPPORTED, RFC 9242",
+    "STATUS TYPES (16441)": f"ADDITIONAL_KEY_EXCHANGE, {_ADDITIONAL}",
+    "Reserved to IANA (6)": f"transform type ADDKE1, {_ADDITIONAL}",
+    "Reserved to IANA (7)": f"transform type ADDKE2, {_ADDITIONAL}",
+    "Transform ID: 19": "ECP-256 as ADDKE1, whose type has no table of IDs",
+    "Transform ID: 20": "ECP-384 as ADDKE2, likewise",
+    "Transform ID: 36": "ML-KEM-768 as ADDKE1, likewise",
+}
+_UNKNOWN = re.compile(
+    r"unknown|private use|unassigned|undecoded|not dissected|reserved to iana|^transform id: \d+$",
+    re.IGNORECASE,
+)
 _WRONG = re.compile(
     r"malformed|expert info|incorrect|bogus|\binvalid\b|\[Bad: True\]", re.IGNORECASE
 )
+
+
+NON_ESP_MARKER = bytes(4)
+
+
+def is_esp(data: bytes) -> bool:
+    """Whether a datagram of port 4500 holds ESP (RFC 3948)."""
+    return len(data) > 4 and data[:4] != NON_ESP_MARKER
 
 
 def pcap(datagrams: Iterable[tuple[float, Address, Address, bytes]]) -> bytes:
@@ -83,7 +109,7 @@ class Verdict:
         """What it has no name for."""
         lines = [line.strip() for f in self.frames for line in f.splitlines()]
         found = [line for line in lines if _UNKNOWN.search(line) and "Payload: Notify" not in line]
-        return {re.sub(r"^.*?: (Private Use - )?", "", line) for line in found}
+        return {_short(line) for line in found}
 
     def wrong(self) -> list[str]:
         """Lines that call something malformed or not proven."""
@@ -91,27 +117,38 @@ class Verdict:
 
     def sealed(self) -> list[str]:
         """Frames of IKE whose Encrypted payload it did not open and prove."""
-        return [
-            f
-            for f in self.ike
-            if "Encrypted and Authenticated" in f
-            and not ("Decrypted Data" in f and re.search(r"Integrity Checksum.*\[correct\]", f))
-        ]
+        return [f for f in self.ike if _is_sealed(f)]
+
+
+def _is_sealed(frame: str) -> bool:
+    return "Encrypted and Authenticated" in frame and not (
+        "Decrypted Data" in frame and re.search(r"Integrity Checksum.*\[correct\]", frame)
+    )
+
+
+def _short(line: str) -> str:
+    if line.startswith("Transform ID: "):
+        return line
+    return re.sub(r"^.*?: (Private Use - |RESERVED TO IANA - )?", "", line)
 
 
 def dissect(folder: Path, capture: Path, lines: Sequence[str]) -> Verdict:
     """What tshark makes of `capture` with the lines of a key log; skips the test without tshark.
 
     Its table has one set of keys for an IKE SA, the last line's. With IKE_INTERMEDIATE there are
-    two: the frames of that exchange are read once more, with the first line.
+    several, one after the other: the capture is read once with each.
     """
-    verdict = _dissect(folder, capture, lines)
-    if any(name in frame for frame in verdict.frames for name in _INTERMEDIATE):
-        first = _dissect(folder, capture, lines[::-1])
-        frames = zip(verdict.frames, first.frames, strict=True)
-        chosen = (b if any(name in b for name in _INTERMEDIATE) else a for a, b in frames)
-        return Verdict(tuple(chosen), verdict.complaints)
-    return verdict
+    rounds: dict[str, list[str]] = {}
+    for line in lines:
+        if not line.startswith(('"IP', "#")):
+            rounds.setdefault(line[:33], []).append(line)  # both SPIs and the comma
+    verdicts = []
+    for turn in range(max(map(len, rounds.values()), default=1)):
+        last = [keys[-1 - turn % len(keys)] for keys in rounds.values()]
+        verdicts.append(_dissect(folder, capture, [*lines, *last]))
+    frames = zip(*(verdict.frames for verdict in verdicts), strict=True)
+    opened = (next((f for f in same if not _is_sealed(f)), same[0]) for same in frames)
+    return Verdict(tuple(opened), verdicts[0].complaints)
 
 
 def _dissect(folder: Path, capture: Path, lines: Sequence[str]) -> Verdict:

@@ -53,14 +53,14 @@ def _act(pair: Pair, chance: random.Random, verbs: list[str]) -> None:
     elif verb == "rekey_child" and children:
         side.ike.rekey_child(chance.choice(children), pair.now)
     elif verb == "delete_child" and children:
-        side.ike.delete_child(chance.choice(children), pair.now)
+        side.delete_child(chance.choice(children), pair.now)
 
 
 def _agree(pair: Pair, *, with_child: bool) -> None:
     for side in (pair.a, pair.b):
         assert side.events(IkeSaClosed) == []
         assert len(side.ike._by_spi) == 1, side.name
-        assert set(side.ike._children) == set(side.installed)
+        assert side.ike.children.spis_in == set(side.installed)
         assert set(side.sa.children or ()) == set(side.installed)
     assert pair.a.sa.spis == pair.b.sa.spis
     ours = {(c.spi_in, c.spi_out): (c.keys_in, c.keys_out) for c in pair.a.installed.values()}

@@ -7,6 +7,7 @@ import pytest
 from agent.datagram import Address, Path, Transmit
 from agent.ike.cookies import STRAY_ANSWERS_IN_ALL
 from agent.ike.crash import CHECKS_PER_ADDRESS, MAX_TOKENS, TOKEN_LENGTH, Tokens, encode_invalid_spi
+from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import ChildSaClosed, CloseReason, IkeSaClosed
 from agent.ike.table import Ike
 from agent.wire.codes import ExchangeType, NotifyType
@@ -150,7 +151,7 @@ def test_from_any_address_and_in_answer_to_any_exchange() -> None:
     """§3: MUST accept from any address; RFC 7296 §1.5: the exchange type is that of the request."""
     pair = established(pair_of())
     restart(pair.b)
-    pair.a.ike.create_child(pair.a.sa.ike_id, pair.now)
+    pair.a.submit(CreateChild(), pair.now)
     pair.drain()
     request = pair.pending.pop()
     pair.b.ike.receive(request.arriving, request.data, pair.now)
@@ -367,11 +368,11 @@ def test_invalid_spi_for_child_sas_that_came_and_went() -> None:
         pair.a.ike.rekey_child(old.spi_in, pair.now)
         pair.settle()
     pair.sleep(60)
-    assert set(pair.a.ike._spis_out) == {c.spi_out for c in pair.a.sa.children.values()}
+    assert pair.a.ike.children.spis_out == {c.spi_out for c in pair.a.sa.children.values()}
     pair.a.ike.close(pair.a.sa.ike_id, pair.now)
     pair.settle()
-    assert not pair.a.ike._spis_out
-    assert not pair.b.ike._spis_out
+    assert not pair.a.ike.children.spis_out
+    assert not pair.b.ike.children.spis_out
 
 
 def test_esp_of_no_sa_in_masses() -> None:

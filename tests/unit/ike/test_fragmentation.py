@@ -14,7 +14,7 @@ from agent.ike.fragmentation import MAX_FRAGMENTS, MAX_UNPROVEN_OCTETS, REASSEMB
 from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.message import encode_payloads
 from agent.wire.payloads import NotifyPayload, VendorIdPayload
-from tests.support.pair import A_TO_B, Datagram, Pair, established, make_pair
+from tests.support.pair import A_TO_B, Datagram, Pair, established, make_bare, make_pair
 
 CLAIMED = 241
 
@@ -165,8 +165,8 @@ def test_only_the_first_fragment_asks_for_the_answer_again() -> None:
 
 
 def test_a_peer_without_it_gets_everything_whole() -> None:
-    pair = make_pair(factories=[lambda sa, message: Big(3000)])
-    pair.b.ike._attach = lambda sa, extensions: setattr(sa, "extensions", tuple(extensions))
+    pair = make_pair()
+    make_bare(pair.b, [lambda sa, message: Big(3000)])
     pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now, [Big(3000)])
     pair.settle()
     assert pair.a.sa.fragments is None

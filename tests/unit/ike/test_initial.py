@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.datagram import Path
+from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import ChildSaEstablished, CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import ChildPolicy, KeyAuth, PskAuth
 from agent.ike.settings import IkeSettings
@@ -427,7 +428,7 @@ def test_childless_request_to_a_peer_with_a_child_policy() -> None:
     pair = _with_children(None, both[1])
     assert not pair.b.installed
     pair.a.sa.peer = replace(pair.a.peer, child=both[0])
-    pair.b.ike.create_child(pair.b.sa.ike_id, pair.now)
+    pair.b.submit(CreateChild(), pair.now)
     pair.settle()
     assert len(pair.a.installed) == len(pair.b.installed) == 1
 

@@ -14,6 +14,7 @@ from agent.crypto.kex import supports_group
 from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.datagram import Transmit
 from agent.ike import followup, intermediate
+from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import ChildSaRekeyed, CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import Ppk
 from agent.ike.states import IkeState
@@ -21,7 +22,7 @@ from agent.ike.suite import Protection
 from agent.wire.codes import ExchangeType, KeyExchangeId, NotifyType
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import KePayload, NotifyPayload, SaPayload, UnknownPayload
-from tests.support.pair import A_TO_B, Pair, established, ike_proposals, make_pair
+from tests.support.pair import A_TO_B, Pair, established, ike_proposals, make_bare, make_pair
 
 PLAIN = "aes128gcm16-prfsha256-x25519"
 HYBRID = PLAIN + "-ke1_mlkem768"
@@ -311,7 +312,7 @@ def test_a_forged_answer_leaves_nothing_behind() -> None:
     """THREATS 13: neither rounds nor fragments of it are expected from the true responder."""
     pair = make_pair(ike=BOTH, child=True)
     pair.b.book.proposals = ike_proposals(PLAIN)
-    pair.b.ike._attach = lambda sa, extensions: setattr(sa, "extensions", (pair.b.ike._natd,))
+    make_bare(pair.b)
     pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
     pair.drain()
     pair.deliver(pair.pending.pop(0))
@@ -593,7 +594,7 @@ def test_rekey_child(by: str) -> None:
 
 def test_a_further_child() -> None:
     pair = with_child()
-    pair.a.ike.create_child(pair.a.sa.ike_id, pair.now)
+    pair.a.submit(CreateChild(), pair.now)
     pair.play(
         f"""
         a --> b: CREATE_CHILD_SA? SA No KE TSi TSr
@@ -700,7 +701,7 @@ def test_a_delete_that_begins_between_the_exchanges_of_a_rekeying() -> None:
         a --> b: CREATE_CHILD_SA! SA No KE {LINK}
         """
     )
-    pair.a.ike.delete_child(next(iter(pair.a.installed)), pair.now)
+    pair.a.delete_child(next(iter(pair.a.installed)), pair.now)
     pair.play(
         f"""
         a <-- b: IKE_FOLLOWUP_KE? KE {LINK}

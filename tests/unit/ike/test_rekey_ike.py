@@ -1,4 +1,4 @@
-"""IKE SA rekeying and its collisions: RFC 7296 §1.3.2, §2.8.2, §2.18, §2.25.2."""
+"""IKE SA rekeying: RFC 7296 §1.3.2, §2.8, §2.18. Collisions: `test_collisions`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from agent.ike.pad import Lifetimes
 from agent.ike.states import IkeState
 from agent.wire.codes import ExchangeType
 from tests.support.pair import Pair, established, ike_proposals, make_pair
-from tests.unit.ike.test_rekey_child import _with_nonces
 
 
 def _pair(**options) -> Pair:
@@ -59,121 +58,6 @@ def test_rekeying(starter: str) -> None:
     assert pair.a.sa.started_by_us  # who started the first one is not forgotten
     assert not pair.b.sa.started_by_us
     _agree(pair)
-
-
-@pytest.mark.parametrize("lowest", ["a", "b"])
-def test_both_rekey_at_once(lowest: str) -> None:
-    """§2.8.2: the SA with the lowest nonce is deleted by who made it, the other inherits."""
-    pair = _pair()
-    _with_nonces(pair, low=lowest)
-    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
-    pair.b.ike.rekey_ike(pair.b.sa.ike_id, pair.now)
-    pair.play(
-        """
-        a --> b: CREATE_CHILD_SA? SA No KE
-        a <-- b: CREATE_CHILD_SA? SA No KE
-        a --> b: CREATE_CHILD_SA! SA No KE
-        a <-- b: CREATE_CHILD_SA! SA No KE
-        a --> b: INFORMATIONAL? D(IKE)
-        a <-- b: INFORMATIONAL? D(IKE)
-        a --> b: INFORMATIONAL!
-        a <-- b: INFORMATIONAL!
-        """
-    )
-    winner = pair.b if lowest == "a" else pair.a
-    assert winner.sa.is_initiator
-    _agree(pair)
-
-
-def test_only_one_notices() -> None:
-    """§2.8.2, last figure: the Delete of the old SA says that the other side never saw ours."""
-    pair = _pair()
-    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
-    pair.b.ike.rekey_ike(pair.b.sa.ike_id, pair.now)
-    pair.play(
-        """
-        a --> b: CREATE_CHILD_SA? SA No KE
-        a x-- b: CREATE_CHILD_SA? SA No KE
-        a <-- b: CREATE_CHILD_SA! SA No KE
-        a --> b: INFORMATIONAL? D(IKE)
-        a <-- b: INFORMATIONAL!
-        """
-    )
-    pair.sleep(5)
-    _agree(pair)
-
-
-def test_late_request_meets_an_sa_that_is_being_closed() -> None:
-    pair = _pair()
-    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
-    pair.b.ike.rekey_ike(pair.b.sa.ike_id, pair.now)
-    pair.drain()
-    late = next(d for d in pair.pending if d.sender is pair.b)
-    pair.pending.remove(late)
-    pair.play(
-        """
-        a --> b: CREATE_CHILD_SA? SA No KE
-        a <-- b: CREATE_CHILD_SA! SA No KE
-        """
-    )
-    pair.deliver(late)
-    pair.play(
-        """
-        a --> b: INFORMATIONAL? D(IKE)
-        a --> b: CREATE_CHILD_SA! N(TEMPORARY_FAILURE)
-        a <-- b: INFORMATIONAL!
-        """
-    )
-    _agree(pair)
-
-
-def test_not_while_a_child_is_rekeyed() -> None:
-    """§2.25.1: TEMPORARY_FAILURE, and tried again later."""
-    pair = _pair()
-    pair.b.ike.rekey_child(next(iter(pair.b.installed)), pair.now)
-    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
-    pair.play(
-        """
-        a --> b: CREATE_CHILD_SA? SA No KE
-        a x-- b: CREATE_CHILD_SA? N(REKEY_SA) SA No TSi TSr
-        a <-- b: CREATE_CHILD_SA! N(TEMPORARY_FAILURE)
-        """
-    )
-    assert pair.a.events(IkeSaRekeyed) == []
-    pair.sleep(30)
-    _agree(pair)
-
-
-def test_rekeying_meets_delete() -> None:
-    """§2.25.2: to close wins; the rekeying is forgotten, or is told TEMPORARY_FAILURE."""
-    pair = _pair()
-    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
-    pair.b.ike.close(pair.b.sa.ike_id, pair.now)
-    pair.play(
-        """
-        a --> b: CREATE_CHILD_SA? SA No KE
-        a <-- b: INFORMATIONAL? D(IKE)
-        a <-- b: CREATE_CHILD_SA! N(TEMPORARY_FAILURE)
-        a --> b: INFORMATIONAL!
-        """
-    )
-    assert pair.a.last(IkeSaClosed).reason is CloseReason.BY_PEER
-    assert pair.b.last(IkeSaClosed).reason is CloseReason.DELETED
-    pair.sleep(60)
-    for side in (pair.a, pair.b):
-        assert not side.ike._by_spi
-        assert not side.installed
-        assert side.ike.next_timeout() is None
-
-
-def test_both_delete_at_once() -> None:
-    pair = _pair()
-    pair.a.ike.close(pair.a.sa.ike_id, pair.now)
-    pair.b.ike.close(pair.b.sa.ike_id, pair.now)
-    pair.settle()
-    for side in (pair.a, pair.b):
-        assert len(side.events(IkeSaClosed)) == 1
-        assert not side.ike._by_spi
 
 
 class Recorder(Extension):

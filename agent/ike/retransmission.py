@@ -1,0 +1,53 @@
+"""The same message again: our request that is not answered, our response that was asked for again.
+
+RFC 7296 §2.1, §2.4 (when to give up), RFC 7383 §2.5.2 (smaller fragments after a while). The
+intervals are in `settings`, what is in flight in `exchange`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.ike import fragmentation
+from agent.ike.events import CloseReason, IkeSaUnanswered
+from agent.ike.exchange import first_interval
+from agent.ike.states import IkeState, When
+
+if TYPE_CHECKING:
+    from agent.datagram import Path
+    from agent.ike.sa import IkeSa
+
+
+def repeat_request(sa: IkeSa, now: float) -> None:
+    """Send the request in flight again, or give the IKE SA up."""
+    out = sa.outgoing
+    if out.task is None:
+        return
+    settings = sa.table.settings
+    short = out.task.is_last or sa.state is IkeState.DELETING
+    give_up = out.first_sent + (settings.delete_give_up if short else settings.give_up)
+    if out.give_up is not None:
+        give_up = min(give_up, out.give_up)
+    if now >= give_up:
+        sa.close(CloseReason.TIMEOUT, "no answer", now)
+        return
+    doubtful = now >= out.first_sent + settings.doubt_seconds
+    if doubtful and sa.established and sa.peer is not None:
+        sa.table.emit(IkeSaUnanswered(ike_id=sa.ike_id, peer=sa.peer.name))
+    if out.tries % fragmentation.TRIES_PER_SIZE == 0:
+        smaller = fragmentation.cut_smaller(sa, out.plain, out.data)
+        if smaller:  # RFC 7383 §2.5.2: with new timers
+            out.data = smaller
+            out.interval = first_interval(settings, sa.rtt) / settings.back_off
+    out.repeat(settings, now)
+    sa.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
+    sa.transmit(sa.path, out.data)
+
+
+def answer_again(sa: IkeSa, path: Path) -> None:
+    """The last request came once more: so does the response, smaller if that goes on."""
+    last = sa.incoming
+    last.repeated += 1
+    if last.repeated % fragmentation.TRIES_PER_SIZE == 0:
+        last.response = fragmentation.cut_smaller(sa, last.plain, last.response) or last.response
+    sa.transmit(path, last.response)
