@@ -3,6 +3,7 @@
     SKEYSEED = prf(Ni | Nr, g^ir)                        first IKE SA
     SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)     rekeyed IKE SA, prf of the old SA;
                                                          each round of RFC 9370 §2.2.2
+    SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr)   resumed IKE SA (RFC 5723 §5.1)
     {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
     KEYMAT   = prf+(SK_d, g^ir (new, if any) | Ni | Nr)  Child SA
 
@@ -33,6 +34,11 @@ def rekeyed_skeyseed(
 ) -> bytes:
     """Of a rekeyed IKE SA: `prf` and `sk_d` are those of the *old* SA (§2.18)."""
     return prf(sk_d, shared + ni + nr + additional)
+
+
+def resumed_skeyseed(prf: Prf, sk_d: bytes, ni: bytes, nr: bytes) -> bytes:
+    """Of a resumed IKE SA: `prf` and `sk_d` are those that the ticket stands for."""
+    return prf(sk_d, b"Resumption" + ni + nr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.ike.crash import Tokens
     from agent.ike.extension import Extension, Factory
     from agent.ike.sa import IkeSa
+    from agent.ike.tickets import Tickets
     from agent.wire.message import Message
 
 _FRAGMENTATION: Final = FragmentationSupport()
@@ -34,6 +35,7 @@ class Attachment:
         always: Sequence[Factory],
         responder: Sequence[Factory],
         tokens: Tokens | None,
+        tickets: Tickets | None = None,
         force_encapsulation: bool,
     ) -> None:
         self._natd = NatDetection(random, force=force_encapsulation)
@@ -43,6 +45,7 @@ class Attachment:
             reauthentication.attach,
             *always,
             *((tokens.attach,) if tokens is not None else ()),
+            *((tickets.attach,) if tickets is not None else ()),
         )
 
     def begin(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:
@@ -50,7 +53,7 @@ class Attachment:
         self._attach(sa, [*extensions, *_made(self._always, sa, None)])
 
     def answer(self, sa: IkeSa, message: Message) -> None:
-        """The acceptable IKE_SA_INIT request `message` begins `sa`."""
+        """The acceptable first request `message` begins `sa`."""
         self._attach(sa, _made((*self._responder, *self._always), sa, message))
 
     def _attach(self, sa: IkeSa, extensions: Sequence[Extension]) -> None:

@@ -24,6 +24,7 @@ from agent.crypto.digest import bytes_eq
 from agent.ike.cookies import AnswerRate
 from agent.ike.exchange import Task
 from agent.ike.extension import Extension
+from agent.ike.states import FIRST
 from agent.wire.codes import ExchangeType, NotifyType, PayloadType, PrfId, ProtocolId
 from agent.wire.errors import WireError
 from agent.wire.message import Header, decode_message, encode_message
@@ -111,7 +112,7 @@ class CrashDetection(Extension):
         self, sa: IkeSa, exchange: ExchangeType | int, message: Message, now: float
     ) -> None:
         """See Extension."""
-        if exchange != ExchangeType.IKE_SA_INIT:
+        if exchange not in FIRST:
             self._take(sa, message)
 
     def on_rekeyed(self, old: IkeSa, new: IkeSa, now: float) -> None:
@@ -127,7 +128,7 @@ class CrashDetection(Extension):
 
     def _take(self, sa: IkeSa, message: Message) -> None:
         """Keep the token of a protected message. One that is too short could be guessed."""
-        if message.header.exchange == ExchangeType.IKE_SA_INIT or not sa.is_current:
+        if message.header.exchange in FIRST or not sa.is_current:
             return
         notify = message.notify(NotifyType.QUICK_CRASH_DETECTION)
         if notify is not None and TOKEN_LENGTH <= len(notify.data) <= MAX_TOKEN:

@@ -38,7 +38,10 @@ class CloseReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSaEstablished:
-    """Both sides have proven who they are. `spis`: SPIi and SPIr, 16 octets."""
+    """Both sides have proven who they are. `spis`: SPIi and SPIr, 16 octets.
+
+    `resumed`: with a ticket of an earlier IKE SA (RFC 5723), whose suite it has.
+    """
 
     ike_id: int
     spis: bytes
@@ -49,6 +52,7 @@ class IkeSaEstablished:
     suite: str
     behind_nat: bool
     remote_behind_nat: bool
+    resumed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent.ike.errors import Ignored
 from agent.ike.extension import Extension
-from agent.ike.states import When
+from agent.ike.states import FIRST, When
 from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.payloads import EncryptedFragment, NotifyPayload
 
@@ -128,19 +128,19 @@ class FragmentationSupport(Extension):
         self, sa: IkeSa, exchange: ExchangeType | int, payloads: list[Payload]
     ) -> None:
         """See Extension."""
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in FIRST:
             payloads.append(NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED))
 
     def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
         """See Extension."""
-        if message.header.exchange == ExchangeType.IKE_SA_INIT and _read(sa, message):
+        if message.header.exchange in FIRST and _read(sa, message):
             payloads.append(NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED))
 
     def on_response(
         self, sa: IkeSa, exchange: ExchangeType | int, message: Message, now: float
     ) -> None:
         """See Extension."""
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in FIRST:
             _read(sa, message)
 
     def on_path_changed(self, sa: IkeSa, path: Path, now: float) -> None:

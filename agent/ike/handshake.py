@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.keymat import derive_ike_keys
@@ -15,8 +16,26 @@ if TYPE_CHECKING:
     from agent.ike.negotiation import Offer
     from agent.ike.sa import IkeSa
     from agent.ike.suite import Suite
+    from agent.wire.payloads import Identification
 
 NO_ANSWER: Final = (CloseReason.TIMEOUT, "no answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumes:
+    """The IKE SA that this one goes on with (RFC 5723 §5, "from the ticket").
+
+    The responder also has what stands for the peer's `credential`, the AUTH `method` of the time,
+    and the `tag` of the ticket.
+    """
+
+    idi: Identification
+    idr: Identification
+    suite: Suite
+    sk_d: bytes = field(repr=False)
+    credential: bytes = field(repr=False, default=b"")
+    method: int = 0
+    tag: bytes = b""
 
 
 class Handshake:
@@ -38,6 +57,7 @@ class Handshake:
         "peer_knows_identity_hash",
         "peer_message",
         "peer_nonce",
+        "resumes",
         "rounds",
         "rounds_due",
     )
@@ -50,6 +70,7 @@ class Handshake:
         self.own_nonce = b""
         self.peer_nonce = b""
         self.cookie = b""
+        self.resumes: Resumes | None = None
         self.rounds = 0
         self.rounds_due: Rounds | None = None
         self.groups: list[int] = []

@@ -1,6 +1,7 @@
 """IKE_AUTH, both sides: who it is, and the first Child SA.
 
-RFC 7296 §1.2, §2.15, §2.21.2; RFC 7427 and 8420 (Ed25519, pinned keys); RFC 6023 (childless).
+RFC 7296 §1.2, §2.15, §2.21.2; RFC 7427 and 8420 (Ed25519, pinned keys); RFC 6023 (childless). After
+IKE_SESSION_RESUME the proof is that of `resumption`.
 Whatever is wrong with an identity or a proof is AUTHENTICATION_FAILED and looks the same. A Child
 SA that cannot be had does not undo the authentication: the responder keeps the IKE SA, the
 initiator deletes it, since the Child SA was what it came for. Left out: certificates, EAP.
@@ -20,7 +21,7 @@ from agent.crypto.auth import (
     verify_psk_auth,
     verify_signature_auth,
 )
-from agent.ike import ppk
+from agent.ike import ppk, resumption, tickets
 from agent.ike.child import ChildSa, announce
 from agent.ike.errors import (
     AuthenticationFailed,
@@ -83,6 +84,8 @@ def _proof(sa: IkeSa, peer: Peer, own_id: IdiPayload | IdrPayload) -> AuthPayloa
     auth = peer.local_auth
     assert sa.handshake is not None
     assert sa.suite is not None
+    if sa.handshake.resumes is not None:
+        return resumption.proof(sa, octets)
     if isinstance(auth, PskAuth):
         return AuthPayload(
             AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE,
@@ -97,7 +100,12 @@ def _proof(sa: IkeSa, peer: Peer, own_id: IdiPayload | IdrPayload) -> AuthPayloa
 def _verify(sa: IkeSa, peer: Peer, their_id: IdiPayload | IdrPayload, auth: AuthPayload) -> None:
     """Raises AuthenticationFailed unless the peer has proven what `peer` demands."""
     octets = _signed(sa, their_id.body, by_us=False)
+    assert sa.handshake is not None
     assert sa.suite is not None
+    if sa.handshake.resumes is not None:
+        if not resumption.is_proven(sa, octets, their_id.identity, auth):
+            raise AuthenticationFailed("the proof is wrong")
+        return
     match peer.remote_auth:
         case PskAuth(secret=secret):
             good = auth.method == AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE and verify_psk_auth(
@@ -156,7 +164,8 @@ class IkeAuth(Task):
             return
         if peer.remote_id is not None and not idr.identity.matches(peer.remote_id):
             raise AuthenticationFailed(f"the peer is {idr.identity.text}")
-        ppk.on_answer(sa, message)
+        if hs.resumes is None:  # else it is in the old SK_d already
+            ppk.on_answer(sa, message)
         _verify(sa, peer, idr, auth)
         sa.remote_id = idr.identity
         for extension in sa.extensions:
@@ -233,7 +242,11 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     if peer.remote_id is not None and not idi.identity.matches(peer.remote_id):
         raise AuthenticationFailed("another identity")
     sa.peer = peer
-    _verify(sa, peer, idi, ppk.on_proof(sa, peer, message, auth))
+    if hs.resumes is None:
+        auth = ppk.on_proof(sa, peer, message, auth)
+    elif not tickets.is_still(peer, hs.resumes):
+        raise AuthenticationFailed("the ticket was given to another")
+    _verify(sa, peer, idi, auth)
     _check_suite(sa, peer)
     sa.remote_id = idi.identity
     idr = IdrPayload(peer.local_id)

@@ -142,6 +142,14 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
         reason, name = reason_for(error.notify)
         _note(sa, reason, str(error) or name, now)
         raise Ignored("invalid_response") from None
+    answered(sa, message, data, now)
+    intermediate.proceed(sa, now)
+
+
+def answered(sa: IkeSa, message: Message, data: bytes, now: float) -> None:
+    """`message` accepts our first request."""
+    hs = sa.handshake
+    assert hs is not None
     hs.peer_message = data
     hs.peer_nonce = nonce_of(message)
     # Whatever unproven errors said before counts for nothing now.
@@ -152,7 +160,6 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
     sa.timers.stop(When.RETRANSMIT)
     sa.last_seen = now
     sa.step(Step.INIT_ANSWERED)
-    intermediate.proceed(sa, now)
 
 
 def _note(sa: IkeSa, reason: CloseReason, detail: str, now: float) -> None:
@@ -166,17 +173,25 @@ def _note(sa: IkeSa, reason: CloseReason, detail: str, now: float) -> None:
         sa.timers.set(When.ATTEMPT, grace)
 
 
+def follows_cookie(sa: IkeSa, message: Message, now: float) -> bool:
+    """Whether a COOKIE is asked for; then our request was repeated with it. Raises Ignored."""
+    hs, cookie = sa.handshake, message.notify(NotifyType.COOKIE)
+    assert hs is not None
+    if cookie is None:
+        return False
+    if not 1 <= len(cookie.data) <= MAX_COOKIE or hs.rounds >= MAX_COOKIE_ROUNDS:
+        raise Ignored("cookie")
+    hs.rounds += 1
+    hs.cookie = cookie.data
+    _start_over(sa, now)
+    return True
+
+
 def _on_error(sa: IkeSa, message: Message, now: float) -> None:
     hs, peer = sa.handshake, sa.peer
     assert hs is not None
     assert peer is not None
-    cookie = message.notify(NotifyType.COOKIE)
-    if cookie is not None:
-        if not 1 <= len(cookie.data) <= MAX_COOKIE or hs.rounds >= MAX_COOKIE_ROUNDS:
-            raise Ignored("cookie")
-        hs.rounds += 1
-        hs.cookie = cookie.data
-        _start_over(sa, now)
+    if follows_cookie(sa, message, now):
         return
     wanted = message.notify(NotifyType.INVALID_KE_PAYLOAD)
     if wanted is not None:
@@ -231,29 +246,48 @@ def out_of_time(sa: IkeSa, now: float) -> None:
 # -- responder -----------------------------------------------------------------------------------
 
 
-def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) -> None:
-    """A first request. Raises Ignored or WireError where it is dropped without an answer."""
+def first_request(table: Ike, path: Path, header: Header, data: bytes) -> Message | None:
+    """A first request, or None if it has its answer already.
+
+    Raises Ignored or WireError where it is dropped without an answer.
+    """
     known_sa = table.half_open.find(path.remote, data)
     if known_sa is not None:
         if known_sa.incoming.next_id == 1:  # else the initiator has had it
             known_sa.transmit(path, known_sa.incoming.response)
-        return
+        return None
     if len(data) > MAX_REQUEST or header.message_id != 0 or header.initiator_spi == NO_SPI:
         raise Ignored("invalid_request")
     try:
         message = decode_message(data, header)
+        check(message)
     except UnsupportedCriticalPayload as error:
         critical = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
-        _answer(table, path, data, header, critical, bytes((error.payload_type,)))
+        answer(table, path, data, header, critical, bytes((error.payload_type,)))
+        return None
+    except InvalidSyntax:
+        raise Ignored("invalid_syntax") from None
+    return message
+
+
+def admits(table: Ike, path: Path, message: Message, data: bytes, now: float) -> bool:
+    """Whether a first request may cost us something; else it was sent a COOKIE. Raises Ignored."""
+    if _proves_address(table, path, message, now):
+        return True
+    if not table.cookie_rate.take(path.remote.ip, now):
+        raise Ignored("cookie_rate")
+    header = message.header
+    cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
+    answer(table, path, data, header, NotifyType.COOKIE, cookie)
+    return False
+
+
+def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) -> None:
+    """A first request. Raises Ignored or WireError where it is dropped without an answer."""
+    message = first_request(table, path, header, data)
+    if message is None or not admits(table, path, message, data, now):
         return
     try:
-        check(message)
-        if not _proves_address(table, path, message, now):
-            if not table.cookie_rate.take(path.remote.ip, now):
-                raise Ignored("cookie_rate")
-            cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
-            _answer(table, path, data, header, NotifyType.COOKIE, cookie)
-            return
         proposals = usable(table.pad.responder_proposals(path, message), table.supports_group)
         if message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
             proposals = without_additional(proposals)  # RFC 9370 §2.2.1
@@ -262,7 +296,7 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     except ProtocolError as error:
         if isinstance(error, InvalidSyntax):
             raise Ignored("invalid_syntax") from None
-        _answer(table, path, data, header, error.notify, error.data)
+        answer(table, path, data, header, error.notify, error.data)
 
 
 def _proves_address(table: Ike, path: Path, message: Message, now: float) -> bool:
@@ -275,11 +309,11 @@ def _proves_address(table: Ike, path: Path, message: Message, now: float) -> boo
     )
 
 
-def _answer(
+def answer(
     table: Ike, path: Path, request: bytes, header: Header, notify: int, data: bytes
 ) -> None:
     """Answer without keeping anything, unless the answer is longer than what was paid for."""
-    answer = Header(
+    reply = Header(
         initiator_spi=header.initiator_spi,
         responder_spi=NO_SPI,
         exchange=header.exchange,
@@ -287,7 +321,7 @@ def _answer(
         is_response=True,
         message_id=header.message_id,
     )
-    octets = encode_message(answer, [NotifyPayload(notify, data)])
+    octets = encode_message(reply, [NotifyPayload(notify, data)])
     if len(octets) > MAX_AMPLIFICATION * len(request):
         raise Ignored("amplification")
     table.emit(Transmit(path, octets))
@@ -315,8 +349,8 @@ def _accept(
     sa.suite = suite
     try:
         payloads = _response(sa, message, chosen, suite, kex, now)
-        answer = encode_message(sa.header(header.exchange, 0, is_response=True), payloads)
-        if len(answer) > MAX_AMPLIFICATION * len(data):
+        own = encode_message(sa.header(header.exchange, 0, is_response=True), payloads)
+        if len(own) > MAX_AMPLIFICATION * len(data):
             raise Ignored("amplification")
     except (ProtocolError, Ignored):
         table.forget(sa)
@@ -325,10 +359,10 @@ def _accept(
     ni, nr = sa.handshake.peer_nonce, sa.handshake.own_nonce
     derive(sa, suite, skeyseed(suite.prf, suite.prf.nonce_key(ni, nr), shared), ni, nr)
     sa.handshake.peer_message = data
-    sa.handshake.own_message = answer
-    sa.incoming.answered(hash(data), ((answer,), None))
+    sa.handshake.own_message = own
+    sa.incoming.answered(hash(data), ((own,), None))
     table.keep_half_open(sa, path.remote, data, now)
-    sa.transmit(path, (answer,))
+    sa.transmit(path, (own,))
 
 
 def _response(
@@ -337,9 +371,7 @@ def _response(
     table = sa.table
     hs = sa.handshake = Handshake()
     hs.peer_nonce = nonce_of(message)
-    # RFC 7296 §2.10: at least half the PRF's key; no longer than theirs, for the amplification.
-    shortest = suite.prf.preferred_key_length // 2
-    hs.own_nonce = table.random(max(shortest, min(NONCE_LENGTH, len(hs.peer_nonce))))
+    hs.own_nonce = responder_nonce(table, suite, hs.peer_nonce)
     hs.peer_knows_identity_hash = _knows_identity_hash(message)
     table.attachment.answer(sa, message)
     payloads: list[Payload] = [
@@ -354,6 +386,12 @@ def _response(
     if table.settings.announce_childless:
         payloads.append(NotifyPayload(NotifyType.CHILDLESS_IKEV2_SUPPORTED))
     return payloads
+
+
+def responder_nonce(table: Ike, suite: Suite, theirs: bytes) -> bytes:
+    """RFC 7296 §2.10: at least half the PRF's key; no longer than theirs, for the amplification."""
+    shortest = suite.prf.preferred_key_length // 2
+    return table.random(max(shortest, min(NONCE_LENGTH, len(theirs))))
 
 
 # -- both ----------------------------------------------------------------------------------------

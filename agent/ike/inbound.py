@@ -15,6 +15,7 @@ from agent.ike import (
     fragmentation,
     ike_auth,
     ike_sa_init,
+    ike_session_resume,
     informational,
     intermediate,
     retransmission,
@@ -47,9 +48,12 @@ def receive(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> N
         raise Ignored("reflected")
     theirs = header.initiator_spi if header.is_initiator else header.responder_spi
     if sa.state is IkeState.INIT_SENT:
-        if not header.is_response or header.exchange != ExchangeType.IKE_SA_INIT:
+        task = sa.outgoing.task
+        if not header.is_response or task is None or header.exchange != task.exchange:
             raise Ignored("state")
-        ike_sa_init.on_response(sa, path, header, data, now)
+        resumes = header.exchange == ExchangeType.IKE_SESSION_RESUME
+        exchange = ike_session_resume if resumes else ike_sa_init
+        exchange.on_response(sa, path, header, data, now)
         return
     if theirs != sa.remote_spi:
         raise Ignored("unknown_spi")

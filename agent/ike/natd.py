@@ -1,4 +1,4 @@
-"""NAT detection in IKE_SA_INIT (RFC 7296 §2.23).
+"""NAT detection in IKE_SA_INIT and IKE_SESSION_RESUME (RFC 7296 §2.23).
 
 Each side says what source and destination it believes in, hashed with the SPIs; what does not match
 what is seen was translated. With `force`, our source is a random value: the peer then takes us
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from agent.crypto.digest import sha1
 from agent.ike.extension import Extension
-from agent.wire.codes import ExchangeType, NotifyType
+from agent.ike.states import FIRST
+from agent.wire.codes import NotifyType
 from agent.wire.payloads import NotifyPayload
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from agent.datagram import Address, Path
     from agent.ike.sa import IkeSa
+    from agent.wire.codes import ExchangeType
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
 
@@ -42,19 +44,19 @@ class NatDetection(Extension):
         self, sa: IkeSa, exchange: ExchangeType | int, payloads: list[Payload]
     ) -> None:
         """See Extension."""
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in FIRST:
             payloads += self._notifies(sa.spis, sa.path)
 
     def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
         """See Extension."""
-        if message.header.exchange == ExchangeType.IKE_SA_INIT and _read(sa, message):
+        if message.header.exchange in FIRST and _read(sa, message):
             payloads += self._notifies(sa.spis, sa.path)
 
     def on_response(
         self, sa: IkeSa, exchange: ExchangeType | int, message: Message, now: float
     ) -> None:
         """See Extension."""
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in FIRST:
             _read(sa, message)
 
     def _notifies(self, spis: bytes, path: Path) -> list[Payload]:

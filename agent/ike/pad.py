@@ -91,6 +91,7 @@ class Peer:
     `child` None: a childless IKE SA (RFC 6023, mediation). `liveness_seconds` 0: no probes.
     `unique`: a newer IKE SA between the same identities replaces the older one.
     `auth_seconds`: how long a proof is good, then authentication is repeated (RFC 4478); 0: always.
+    `gives_tickets`: as responder we let it resume the IKE SA later (RFC 5723).
     """
 
     name: str
@@ -105,6 +106,7 @@ class Peer:
     unique: bool = True
     ppk: Ppk | None = None
     auth_seconds: float = 0.0
+    gives_tickets: bool = False
 
 
 class Pad(Protocol):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.ike.events import CloseReason, ReauthenticationDue
 from agent.ike.extension import Extension
+from agent.ike.states import FIRST
 from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.payloads import NotifyPayload
 
@@ -64,7 +65,7 @@ class Reauthentication(Extension):
         notify = message.notify(NotifyType.AUTH_LIFETIME)
         if notify is None or len(notify.data) != 4 or not sa.started_by_us:
             return
-        if message.header.exchange != ExchangeType.IKE_SA_INIT:
+        if message.header.exchange not in FIRST:
             since = sa.established_at if sa.established else now
             self._within(int.from_bytes(notify.data, "big"), since, now)
 

@@ -44,6 +44,8 @@ def _rule(required: set[type[Payload]], once: set[type[Payload]] | None = None) 
 RULES: Final[dict[tuple[int, bool], Rule]] = {
     (ExchangeType.IKE_SA_INIT, False): _rule({SaPayload, KePayload, NoncePayload}),
     (ExchangeType.IKE_SA_INIT, True): _rule({SaPayload, KePayload, NoncePayload}),
+    (ExchangeType.IKE_SESSION_RESUME, False): _rule({NoncePayload}),
+    (ExchangeType.IKE_SESSION_RESUME, True): _rule({NoncePayload}),
     (ExchangeType.IKE_AUTH, False): _rule(
         {IdiPayload, AuthPayload}, {IdrPayload, SaPayload, TsiPayload, TsrPayload, CpPayload}
     ),

@@ -17,6 +17,7 @@ from agent.ike import (
     ending,
     fragmentation,
     ike_sa_init,
+    ike_session_resume,
     informational,
     intermediate,
     retransmission,
@@ -32,6 +33,7 @@ from agent.ike.exchange import (
 )
 from agent.ike.negotiation import usable
 from agent.ike.states import (
+    FIRST,
     LINGER_SECONDS,
     PROBE_SECONDS,
     IkeState,
@@ -234,8 +236,8 @@ class IkeSa:
             self.table.emit(Transmit(path, data))
 
     def seal(self, header: Header, payloads: Sequence[Payload]) -> Sealed:
-        """A message as it goes out: encrypted after IKE_SA_INIT, in fragments if need be."""
-        if header.exchange == ExchangeType.IKE_SA_INIT:
+        """A message as it goes out: encrypted after the first, in fragments if need be."""
+        if header.exchange in FIRST:
             return (encode_message(header, payloads),), None
         assert self.protection is not None
         first, inner = encode_payloads(payloads)
@@ -334,6 +336,8 @@ class IkeSa:
                 retransmission.repeat_request(self, now)
             case When.ATTEMPT:
                 ike_sa_init.out_of_time(self, now)
+            case When.FALL_BACK:
+                ike_session_resume.fall_back(self, now)
             case When.REKEY:
                 if self.established:
                     self.table.rekey_ike(self.ike_id, now)

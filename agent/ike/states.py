@@ -3,6 +3,7 @@
 Theory. An IKE SA is made in one of two ways. The initial exchanges make one from nothing:
 
     initiator   INIT_SENT --init answered--> AUTH_SENT --proven--> ESTABLISHED
+                (IKE_SA_INIT, or IKE_SESSION_RESUME with a ticket of an earlier one)
     responder   (nothing is kept for a COOKIE, §2.6)  HALF_OPEN --proven--> ESTABLISHED
                                                       HALF_OPEN --refused-> REFUSED
 
@@ -72,6 +73,7 @@ class When(Enum):
     PROBE_AGAIN = auto()  # listen to the next unproven hint
     REASSEMBLE = auto()  # forget fragments whose rest does not come
     ANSWER = auto()  # see whether what we sent was answered by anything
+    FALL_BACK = auto()  # begin anew without the ticket that nobody answers
 
 
 # How long an SA that has been replaced or not chosen stays to answer what is still on its way.
@@ -105,6 +107,10 @@ TRANSITIONS: Final[dict[tuple[IkeState, Step], IkeState]] = {
     (IkeState.REPLACED, Step.CLOSE): IkeState.CLOSED,
     (IkeState.DELETING, Step.CLOSE): IkeState.CLOSED,
 }
+
+# What an IKE SA begins with. IKE_SESSION_RESUME is one of these in every respect that RFC 5723 does
+# not name (§4.3.2): not encrypted, SPIs and message ID as there, the same notifies.
+FIRST: Final = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME})
 
 # Exchange types of an extension stand in the table as this one.
 MINE: Final = 0

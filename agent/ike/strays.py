@@ -14,7 +14,8 @@ from agent.ike.cookies import STRAY_ANSWERS_IN_ALL, STRAY_ANSWERS_PER_ADDRESS, A
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason
 from agent.ike.ike_sa_init import MAX_AMPLIFICATION
-from agent.wire.codes import ExchangeType, NotifyType
+from agent.ike.states import FIRST
+from agent.wire.codes import NotifyType
 from agent.wire.message import MAJOR_VERSION, NO_SPI, Header, encode_message
 from agent.wire.payloads import NotifyPayload
 
@@ -53,7 +54,7 @@ class Strays:
 
         Neither of the two SPIs may be in use here. Raises Ignored.
         """
-        if not header.is_response and header.exchange != ExchangeType.IKE_SA_INIT:
+        if not header.is_response and header.exchange not in FIRST:
             known = NO_SPI not in (header.initiator_spi, header.responder_spi)
             if known and self._rate.take(path.remote.ip, now):
                 self._answer(path, header, data, NotifyType.INVALID_IKE_SPI)
@@ -109,7 +110,7 @@ class Strays:
 
 def is_hint(sa: IkeSa, header: Header) -> bool:
     """An unprotected answer from one who has forgotten us, or a forgery (§1.5, §2.21.4)."""
-    if not header.is_response or header.exchange == ExchangeType.IKE_SA_INIT:
+    if not header.is_response or header.exchange in FIRST:
         return False
     theirs = header.initiator_spi + header.responder_spi == sa.spis
     return theirs and sa.established and header.next_payload == NotifyPayload.TYPE

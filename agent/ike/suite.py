@@ -45,6 +45,7 @@ class Suite:
     additional: tuple[tuple[int, int], ...]  # transform type and group, in their order
     esn: bool
     text: str
+    transforms: tuple[Transform, ...]
 
     @property
     def key_lengths(self) -> tuple[int, int]:
@@ -99,6 +100,7 @@ def suite_of(protocol: int, transforms: tuple[Transform, ...]) -> Suite:
         additional=tuple((kind, ids[kind]) for kind in ADDITIONAL if ids.get(kind)),
         esn=ids.get(TransformType.ESN, 0) == EsnId.ESN,
         text=format_proposal(Proposal(protocol, b"", transforms)),
+        transforms=transforms,
     )
 
 

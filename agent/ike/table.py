@@ -17,6 +17,7 @@ from agent.ike import (
     crash,
     create_child_sa,
     ike_sa_init,
+    ike_session_resume,
     inbound,
     informational,
     ppk,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from agent.ike.events import Output
     from agent.ike.extension import Extension, Factory
     from agent.ike.pad import Pad, Peer
+    from agent.ike.tickets import Tickets
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
 
@@ -71,12 +73,13 @@ class Ike:
         responder_extensions: Sequence[Factory] = (),
         extensions: Sequence[Factory] = (),
         tokens: crash.Tokens | None = None,
+        tickets: Tickets | None = None,
         key_exchange: KeyExchangeFactory = generate_key_exchange,
         supports_group: Callable[[int], bool] = supports_group,
     ) -> None:
         """`extensions` are made for every IKE SA, whoever begins (then without a message).
 
-        `tokens`: quick crash detection is done with these.
+        `tokens`: quick crash detection is done with these; `tickets` are given and taken back.
         """
         self.supports_group = supports_group
         self.pad = pad
@@ -86,11 +89,13 @@ class Ike:
         self.cookies = Cookies(random, self.settings.cookie_rotation)
         self.cookie_rate = AnswerRate(COOKIES_PER_ADDRESS, COOKIES_IN_ALL)
         self._strays = Strays(self, tokens)
+        self._tickets = tickets
         self.attachment = Attachment(
             random,
             always=extensions,
             responder=responder_extensions,
             tokens=tokens,
+            tickets=tickets,
             force_encapsulation=self.settings.force_encapsulation,
         )
         self._key_exchange = key_exchange
@@ -137,11 +142,13 @@ class Ike:
         """Start an IKE SA with `peer` along `path`; returns its ike_id.
 
         `patience`: seconds for the answer to IKE_SA_INIT, where there are other paths to be tried.
+        With an extension that has a ticket (`resumption`), that is tried first.
         """
         sa = self.new_sa(IkeState.INIT_SENT, path, is_initiator=True, started_by_us=True)
         sa.peer = peer
         self.attachment.begin(sa, extensions)
-        ike_sa_init.start(sa, now)
+        if not ike_session_resume.start(sa, now):
+            ike_sa_init.start(sa, now)
         if patience is not None:
             sa.timers.set(When.ATTEMPT, now + min(patience, self.settings.give_up))
         self.touch(sa)
@@ -261,9 +268,12 @@ class Ike:
         if header.major != MAJOR_VERSION:
             self._strays.on_other_version(path, header, data, now)
             return
-        is_first = header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response
-        if is_first and header.responder_spi == NO_SPI and header.is_initiator:
+        is_first = header.responder_spi == NO_SPI and header.is_initiator and not header.is_response
+        if is_first and header.exchange == ExchangeType.IKE_SA_INIT:
             ike_sa_init.on_request(self, path, header, data, now)
+            return
+        if is_first and header.exchange == ExchangeType.IKE_SESSION_RESUME and self._tickets:
+            ike_session_resume.on_request(self, self._tickets, path, header, data, now)
             return
         own = header.responder_spi if header.is_initiator else header.initiator_spi
         sa = self._by_spi.get(own)
@@ -342,6 +352,7 @@ class Ike:
         self.half_open.remove(sa)
         sa.step(Step.PROVEN)
         self._established += 1
+        resumed = sa.handshake is not None and sa.handshake.resumes is not None
         sa.handshake = None
         sa.established_at = now
         sa.timers.stop(When.HALF_OPEN)
@@ -359,9 +370,11 @@ class Ike:
                 suite=sa.suite.text + (" + PPK" if (use := ppk.use_of(sa)) and use.mixed else ""),
                 behind_nat=sa.behind_nat,
                 remote_behind_nat=sa.remote_behind_nat,
+                resumed=resumed,
             )
         )
-        self.identities.on_established(sa, now, initial_contact=initial_contact)
+        # RFC 5723 §4.3.4: nor does the peer of a resumed SA still have the old one.
+        self.identities.on_established(sa, now, initial_contact=initial_contact or resumed)
         for extension in sa.extensions:
             extension.on_established(sa, now)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent.ike.errors import ProtocolError
 from agent.ike.extension import Extension
+from agent.ike.states import FIRST
 from agent.mediation.messages import (
     MAX_HASHES,
     accepts_changed,
@@ -131,7 +132,7 @@ class RegistrationExtension(Extension):
     ) -> None:
         """See Extension."""
         match exchange:
-            case ExchangeType.IKE_SA_INIT:
+            case ExchangeType.IKE_SA_INIT | ExchangeType.IKE_SESSION_RESUME:
                 payloads.append(NotifyPayload(NotifyType.ME_MEDIATION))
             case ExchangeType.IKE_AUTH:
                 # Asked always: whether we are behind NAT is not certain where encapsulation is
@@ -146,8 +147,8 @@ class RegistrationExtension(Extension):
         self, sa: IkeSa, exchange: ExchangeType | int, message: Message, now: float
     ) -> None:
         """See Extension."""
-        if exchange == ExchangeType.IKE_SA_INIT:
-            if message.first(SaPayload) is None:
+        if exchange in FIRST:
+            if exchange == ExchangeType.IKE_SA_INIT and message.first(SaPayload) is None:
                 return
             if message.notify(NotifyType.ME_MEDIATION) is None:
                 self._refused = "no mediation server"

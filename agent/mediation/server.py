@@ -81,7 +81,7 @@ class ServerExtension(Extension):
     def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
         """See Extension."""
         match message.header.exchange:
-            case ExchangeType.IKE_SA_INIT:
+            case ExchangeType.IKE_SA_INIT | ExchangeType.IKE_SESSION_RESUME:
                 payloads.append(NotifyPayload(NotifyType.ME_MEDIATION))
                 payloads.append(NotifyPayload(NotifyType.HG_ACCEPTS))  # "I am of your kind"
                 return
