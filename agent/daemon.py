@@ -43,12 +43,13 @@ if TYPE_CHECKING:
     from agent.engine.entries import MediatorEntry, PeerEntry
     from agent.forward import Forwards
     from agent.house import House
+    from agent.ike.tickets import Tickets
     from agent.services import Services
 
 log = logging.getLogger("agent.daemon")
 
 TUN_ROUNDS = 4  # full batches of packets that are read before the sockets get their turn
-EXPIRY_SECONDS = 60.0  # how often invitations are looked at
+EXPIRY_SECONDS = 60.0  # how often invitations and ticket keys are looked at
 MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
 
@@ -82,6 +83,7 @@ class Daemon:
         ]
         self.port = 0
         self._open()
+        self._tickets = self._tickets_of_a_server()
         self.engine = Engine(
             random=os.urandom,
             proposals=profiles.OUR_IKE,
@@ -92,6 +94,7 @@ class Daemon:
             mtu=house.config.mtu,
             key_log=key_log,
             restart_secret=profiles.restart_secret(house.keys),
+            tickets=self._tickets,
         )
 
     # --- life ---------------------------------------------------------------------------------
@@ -400,9 +403,20 @@ class Daemon:
             asyncio.get_running_loop().call_soon(self.refresh)
         return answer
 
+    def _tickets_of_a_server(self) -> Tickets | None:
+        if self.house.config.mediate is None:
+            return None
+        from agent.ike.tickets import Tickets  # few machines are one
+
+        tickets = Tickets(os.urandom, self.house.wall)
+        tickets.keys = self.house.ticket_keys()
+        return tickets
+
     async def _expire_invitations(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
+            if self._tickets is not None:
+                self._tickets.keys = self.house.ticket_keys()
             if self.house.expire_invitations(EXPIRY_SECONDS):
                 self.refresh()
 

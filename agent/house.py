@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.bridge.grants import Peer as BridgePeer
+    from agent.crypto.ticket import TicketKey
     from agent.layout import Layout
+    from agent.ticket_keys import TicketKeys
 
 log = logging.getLogger("agent.house")
 
@@ -47,6 +49,7 @@ class House:
         self.peers = peers
         self._file = storage.JsonState(layout.peers, version=PEERS_VERSION)
         self._audit = AppendLog(layout.audit, max_octets=AUDIT_OCTETS)
+        self._ticket_keys: TicketKeys | None = None
 
     @classmethod
     def open(cls, layout: Layout, mediate: str | None = None) -> House:
@@ -118,6 +121,14 @@ class House:
         """Seconds since 1970, None where the clock is not to be trusted."""
         now = time.time()
         return now if is_plausible(now) else None
+
+    def ticket_keys(self) -> tuple[TicketKey, ...]:
+        """What a mediation server seals tickets with now; to be asked for again and again."""
+        if self._ticket_keys is None:
+            from agent.ticket_keys import TicketKeys  # few machines are one
+
+            self._ticket_keys = TicketKeys(self.layout.ticket_keys)
+        return self._ticket_keys.at(self.wall())
 
     def invite(self, name: str, role: str, seconds: int) -> Invitation:
         """A new invitation, stored. Raises InputError, ConfigError, StorageError."""

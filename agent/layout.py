@@ -53,6 +53,11 @@ class Layout:
         return self.state / "peers.json"
 
     @property
+    def ticket_keys(self) -> Path:
+        """What a mediation server seals its tickets with, mode 0600."""
+        return self.state / "ticket-keys.json"
+
+    @property
     def audit(self) -> Path:
         """One JSON line for each write to a device."""
         return self.state / "audit.log"

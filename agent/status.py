@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediatorStatus:
-    """One registration. `state`: resolving, connecting, registered, waiting; times in seconds."""
+    """One registration. `state`: resolving, connecting, registered, waiting; times in seconds.
+
+    `resumed`: by a ticket of an earlier one, without a handshake (RFC 5723).
+    """
 
     name: str
     address: str
     state: str
     reflexive: str = ""
+    resumed: bool = False
     since: float = 0.0
     retry_in: float = 0.0
     error: str = ""
@@ -41,11 +45,15 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStatus:
-    """The mediation server in this daemon; it counts and names nobody."""
+    """The mediation server in this daemon; it counts and names nobody.
+
+    `resumed`: how often somebody came back with a ticket since the start.
+    """
 
     registered: int
     relayed: int
     refused: int
+    resumed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

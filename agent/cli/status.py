@@ -57,9 +57,9 @@ def describe(status: dict[str, Any]) -> str:
 def _mediator(m: dict[str, Any]) -> str:
     text = f"  mediator {m['name']}  {m['state']}"
     if m["state"] == "registered":
-        return f"{text} for {duration(m['since'])}" + (
-            f", seen as {m['reflexive']}" if m["reflexive"] else ""
-        )
+        seen = f", seen as {m['reflexive']}" if m["reflexive"] else ""
+        resumed = ", resumed by ticket" if m["resumed"] else ""
+        return f"{text} for {duration(m['since'])}{seen}{resumed}"
     if m["state"] == "waiting":
         text += f", again in {duration(m['retry_in'])}"
     return text + (f": {m['error']}" if m["error"] else "")

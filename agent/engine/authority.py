@@ -96,6 +96,7 @@ class Authority:
             local_auth=server.key,
             remote_auth=KeyAuth(public=remote_id.data),
             proposals=server.proposals,
+            gives_tickets=True,
         )
 
     @staticmethod
@@ -108,6 +109,7 @@ class Authority:
             local_auth=server.key,
             remote_auth=KeyAuth(public=auth) if isinstance(auth, bytes) else auth,
             proposals=server.proposals,
+            gives_tickets=True,
         )
 
 

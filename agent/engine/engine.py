@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
+    from agent.ike.tickets import Tickets
     from agent.mediation.server import MediationServer
     from agent.wire.message import Message
     from agent.wire.payloads import Identification
@@ -79,10 +80,12 @@ class Engine:
         ike_settings: IkeSettings | None = None,
         mediation_settings: MediationSettings | None = None,
         restart_secret: bytes | None = None,
+        tickets: Tickets | None = None,
         key_log: Callable[[str], None] | None = None,
     ) -> None:
         """`restart_secret`: 32 octets, the same after each restart, for quick crash detection.
 
+        `tickets`: what a mediation server lets its peers come back with.
         `key_log`, for debugging only, is given all keys as lines for Wireshark.
         """
         self.dropped: Counter[str] = Counter()
@@ -103,6 +106,7 @@ class Engine:
         self._mediation_settings = mediation_settings or MediationSettings()
         self._authority = Authority(proposals)
         self._server: MediationServer | None = None
+        self._tickets = tickets
         self._enrol = enrol
         # Writing packets that lack their checksum takes a TUN device with vnet headers.
         self._inner_offload = InnerOffload() if offload is not None and offload.vnet else None
@@ -112,6 +116,7 @@ class Engine:
             random=random,
             settings=ike_settings,
             tokens=Tokens(restart_secret) if restart_secret is not None else None,
+            tickets=tickets,
             responder_extensions=(
                 self._server_extension,
                 responder_factory(lambda: [r.client for r in self._registrations.values()]),
@@ -347,6 +352,7 @@ class Engine:
                 registered=len(self._server),
                 relayed=counters.get("relayed", 0),
                 refused=counters.get("failed", 0),
+                resumed=self._tickets.counters["resumed"] if self._tickets is not None else 0,
             )
         peers = []
         for name, connection in self._connections.items():

@@ -9,6 +9,7 @@ from agent.engine.backoff import STABLE_SECONDS, Backoff, Random
 from agent.engine.events import Event, MediatorChanged, Notice, ResolveWanted
 from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.ike.events import CloseReason
+from agent.ike.resumption import TicketHolder
 from agent.status import MediatorStatus
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Registration:
         self._emit = emit
         self._backoff = Backoff(random, RETRY_FIRST, RETRY_LIMIT)
         self._candidates: list[Path] = []
+        self._tickets = TicketHolder()
         self._reflexive: Address | None = None
         self._since = 0.0
         self._error = ""
@@ -145,6 +147,7 @@ class Registration:
             address=f"{self.entry.host}:{self.entry.port}",
             state=self.state.value,
             reflexive=str(self._reflexive or ""),
+            resumed=self.state is State.REGISTERED and self._tickets.resumed,
             since=now - self._since,
             retry_in=max(0.0, self.deadline - now)
             if self.state is State.WAITING and self.deadline
@@ -161,7 +164,7 @@ class Registration:
             self.entry.peer,
             path,
             now,
-            extensions=(self.client.extension,),
+            extensions=(self.client.extension, self._tickets.extension),
             patience=PATH_SECONDS if self._candidates else None,
         )
         self._to(State.CONNECTING, now, None)

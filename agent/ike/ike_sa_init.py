@@ -158,6 +158,7 @@ def answered(sa: IkeSa, message: Message, data: bytes, now: float) -> None:
     rtt = sa.outgoing.finish(now)
     sa.rtt = rtt or sa.rtt
     sa.timers.stop(When.RETRANSMIT)
+    sa.timers.stop(When.FALL_BACK)
     sa.last_seen = now
     sa.step(Step.INIT_ANSWERED)
 

@@ -35,6 +35,7 @@ from agent.wire.payloads import NoncePayload, NotifyPayload
 from agent.wire.ticket import decode_presented, encode_presented
 
 if TYPE_CHECKING:
+    from agent.ike.resumption import StoredTicket
     from agent.ike.sa import IkeSa
     from agent.ike.table import Ike
     from agent.ike.tickets import Tickets
@@ -72,28 +73,48 @@ def start(sa: IkeSa, now: float) -> bool:
     stored = resumption.present(sa, now) if resumption is not None else None
     if stored is None:
         return False
-    hs = sa.handshake = Handshake()
-    hs.own_nonce = sa.table.random(NONCE_LENGTH)
-    hs.resumes = stored.resumes
     sa.timers.set(When.ATTEMPT, now + sa.table.settings.give_up)
     sa.timers.set(When.FALL_BACK, now + SILENCE_SECONDS)
-    sa.submit(SessionResume(stored.ticket), now)
-    hs.own_message = sa.outgoing.data[0]
+    _present(sa, stored, now)
     return True
 
 
-def fall_back(sa: IkeSa, now: float, *, answered: bool = False) -> None:
-    """Begin anew with IKE_SA_INIT, within the time that the attempt has left."""
+def _present(sa: IkeSa, stored: StoredTicket, now: float) -> None:
+    hs = sa.handshake = Handshake()
+    hs.own_nonce = sa.table.random(NONCE_LENGTH)
+    hs.resumes = stored.resumes
+    sa.submit(SessionResume(stored.ticket), now)
+    hs.own_message = sa.outgoing.data[0]
+
+
+def on_silence(sa: IkeSa, now: float) -> None:
+    """Nobody answers: try IKE_SA_INIT for as long, then it is the ticket's turn for the rest.
+
+    Who answers neither is away, and is not to find us in a handshake when it is back.
+    """
+    assert sa.handshake is not None
     resumption = resumption_of(sa)
     assert resumption is not None
-    resumption.give_up(answered=answered)
-    sa.timers.stop(When.FALL_BACK)
-    sa.timers.stop(When.RETRANSMIT)
-    sa.outgoing.clear()
+    if sa.handshake.resumes is not None:
+        _begin_anew(sa, now)
+        sa.timers.set(When.FALL_BACK, now + SILENCE_SECONDS)
+    elif resumption.presented is not None:
+        _clear(sa)
+        _present(sa, resumption.presented, now)
+
+
+def _begin_anew(sa: IkeSa, now: float) -> None:
+    """With IKE_SA_INIT, within the time that the attempt has left."""
+    _clear(sa)
     left = sa.timers.deadline(When.ATTEMPT)
     ike_sa_init.start(sa, now)
     if left is not None:
         sa.timers.set(When.ATTEMPT, left)
+
+
+def _clear(sa: IkeSa) -> None:
+    sa.timers.stop(When.RETRANSMIT)
+    sa.outgoing.clear()
 
 
 def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) -> None:
@@ -107,7 +128,11 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
     if ike_sa_init.follows_cookie(sa, message, now):
         return
     if message.notify(NotifyType.TICKET_NACK) is not None or error_of(message) is not None:
-        fall_back(sa, now, answered=True)
+        resumption = resumption_of(sa)
+        assert resumption is not None
+        resumption.presented = None
+        sa.timers.stop(When.FALL_BACK)
+        _begin_anew(sa, now)
         return
     try:
         check(message)
@@ -131,7 +156,6 @@ def _on_acceptance(sa: IkeSa, path: Path, message: Message, now: float) -> None:
     sa.suite = old.suite
     for extension in sa.extensions:
         extension.on_response(sa, ExchangeType.IKE_SESSION_RESUME, message, now)
-    sa.timers.stop(When.FALL_BACK)
     sa.remote_spi = message.header.responder_spi
     ni, nr = hs.own_nonce, nonce_of(message)
     derive(sa, old.suite, resumed_skeyseed(old.suite.prf, old.sk_d, ni, nr), ni, nr)

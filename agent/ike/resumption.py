@@ -105,13 +105,16 @@ class TicketHolder:
 
 
 class Resumption(Extension):
-    """The initiator's side of one IKE SA: the ticket that it began with, and the one it got."""
+    """The initiator's side of one IKE SA: the ticket that it is begun with, and the one it got.
 
-    __slots__ = ("_got", "_holder", "_presented", "_renew_at", "_resumes", "_wants_one")
+    `presented` is there until an answer uses it up.
+    """
+
+    __slots__ = ("_got", "_holder", "_renew_at", "_resumes", "_wants_one", "presented")
 
     def __init__(self, holder: TicketHolder) -> None:
         self._holder = holder
-        self._presented: StoredTicket | None = None  # until it is answered
+        self.presented: StoredTicket | None = None
         self._resumes = False
         self._got: StoredTicket | None = None
         self._wants_one = False  # the responder has some, and we have none of this SA
@@ -123,13 +126,8 @@ class Resumption(Extension):
         assert sa.peer is not None
         if stored is None or now >= stored.expires or not _fits(stored.resumes, sa):
             return None
-        self._presented = stored
+        self.presented = stored
         return stored
-
-    def give_up(self, *, answered: bool) -> None:
-        """It goes on without the ticket, which is gone if the responder said so."""
-        if answered:
-            self._presented = None
 
     def on_request_building(
         self, sa: IkeSa, exchange: ExchangeType | int, payloads: list[Payload]
@@ -143,7 +141,7 @@ class Resumption(Extension):
     ) -> None:
         """See Extension."""
         if exchange == ExchangeType.IKE_SESSION_RESUME:
-            self._presented = None
+            self.presented = None
             self._resumes = True
         if exchange not in (ExchangeType.IKE_AUTH, ExchangeType.INFORMATIONAL):
             return
@@ -175,7 +173,7 @@ class Resumption(Extension):
 
     def on_established(self, sa: IkeSa, now: float) -> None:
         """See Extension. A ticket of an earlier SA is over, whatever became of this one."""
-        self._presented = None
+        self.presented = None
         self._holder.stored = self._got
         self._holder.resumed = self._resumes
         if self._wants_one:
@@ -191,8 +189,8 @@ class Resumption(Extension):
 
     def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
         """See Extension."""
-        if self._presented is not None and self._holder.stored is None:
-            self._holder.stored = self._presented  # nobody answered: it is as good as before
+        if self.presented is not None and self._holder.stored is None:
+            self._holder.stored = self.presented  # nobody answered: it is as good as before
         elif reason not in LOST:
             self._drop()
 

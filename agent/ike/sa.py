@@ -337,7 +337,7 @@ class IkeSa:
             case When.ATTEMPT:
                 ike_sa_init.out_of_time(self, now)
             case When.FALL_BACK:
-                ike_session_resume.fall_back(self, now)
+                ike_session_resume.on_silence(self, now)
             case When.REKEY:
                 if self.established:
                     self.table.rekey_ike(self.ike_id, now)

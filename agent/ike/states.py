@@ -73,7 +73,7 @@ class When(Enum):
     PROBE_AGAIN = auto()  # listen to the next unproven hint
     REASSEMBLE = auto()  # forget fragments whose rest does not come
     ANSWER = auto()  # see whether what we sent was answered by anything
-    FALL_BACK = auto()  # begin anew without the ticket that nobody answers
+    FALL_BACK = auto()  # begin in the other way, with a ticket or without, as nobody answers
 
 
 # How long an SA that has been replaced or not chosen stays to answer what is still on its way.

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from agent import profiles
 from agent.config import load_config
 from agent.crypto.auth import key_text
+from agent.crypto.ticket import TicketKey, rotated
 from agent.datagram import Address, Path, Received, Transmit
 from agent.engine import Engine
 from agent.engine.events import Event, Packets, PeerChanged, ResolveWanted
+from agent.ike.tickets import Tickets
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
 from agent.peers import KnownPeer, OpenInvitation, Peers
 from tests.support.network import Behaviour, Link, Network
@@ -47,6 +49,7 @@ class Machine:
         self.stored = 0
         self.boots = 0
         self.offload: Offload | None = None
+        self.ticket_keys: tuple[TicketKey, ...] = ()  # on disk
         self.boot(0.0)
 
     def boot(self, now: float) -> None:
@@ -55,18 +58,38 @@ class Machine:
         self.events: list[Event] = []
         self.delivered: list[bytes] = []
         self._transmits: list[Transmit] = []
+        self.tickets = self._tickets(now) if self.config.mediate is not None else None
+        self.rotate(now)
         self.engine = Engine(
             random=seeded(f"{self.name} {self.boots}"),
             proposals=profiles.OUR_IKE,
             enrol=self.enrol,
             offload=self.offload,
             restart_secret=profiles.restart_secret(self.keys),
+            tickets=self.tickets,
         )
         entry = profiles.server(self.config, self.keys)
         if entry is not None:
             self.engine.serve(entry)
         self.tell_addresses(now)
         self.refresh(now)
+
+    def _tickets(self, now: float) -> Tickets:
+        """Their clock goes with the time of the network."""
+        self.now = now
+        self._ticket_random = seeded(f"{self.name} {self.boots} tickets")
+        return Tickets(self._ticket_random, self._wall_now)
+
+    def _wall_now(self) -> float | None:
+        return None if self.wall is None else self.wall + self.now
+
+    def rotate(self, now: float) -> None:
+        """What the daemon does each minute."""
+        self.now = now
+        wall = self._wall_now()
+        if self.tickets is not None and wall is not None:
+            self.ticket_keys = rotated(self.ticket_keys, wall, self._ticket_random)
+            self.tickets.keys = self.ticket_keys
 
     def tell_addresses(self, now: float) -> None:
         self.engine.set_local_addresses([Address.parse(h, PORT) for h in self.hosts], now)
@@ -127,6 +150,7 @@ class Machine:
     # -- a node of the network ------------------------------------------------------------------
 
     def receive(self, path: Path, data: bytes, now: float) -> None:
+        self.now = now
         self.engine.receive_datagrams([Received(path, data)], now)
 
     def next_timeout(self) -> float | None:

@@ -598,13 +598,30 @@ def test_a_server_that_is_away_does_not_cost_the_ticket() -> None:
     """It is used up by an answer (§4.3.1: only when an SA was established with it)."""
     world = Clients().interrupted()
     pair = world.pair
-    for _ in range(3):
-        world.connect(patience=5.0)
+    for patience in (5.0, None, 5.0):
+        world.connect(patience=patience)
         pair.sleep(50, deliver=False)
         assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT
         assert world.holder.stored is not None
     world.established()
     assert world.was_resumed()
+
+
+def test_who_answers_neither_finds_us_with_the_ticket_when_it_is_back() -> None:
+    world = Clients().interrupted()
+    pair = world.pair
+    done = world.exchanges
+    world.connect()
+    pair.sleep(2 * SILENCE_SECONDS + 1, deliver=False)
+    begun = [line.split("? ")[0] for _, line in pair.sent if "?" in line][-9:]
+    assert begun == [
+        *["a --> b: IKE_SESSION_RESUME"] * 3,
+        *["a --> b: IKE_SA_INIT"] * 4,
+        *["a --> b: IKE_SESSION_RESUME"] * 2,
+    ]
+    pair.sleep(20)
+    assert world.was_resumed()
+    assert world.exchanges == done + 1  # the try in between
 
 
 def test_patience_is_kept_over_the_fall_back() -> None:
