@@ -118,6 +118,31 @@ def test_three_daemons(nats):
     assert alone.sealed()
 
 
+def test_a_resumed_registration(nats):
+    """RFC 5723: its keys come of no exchange in the capture, and stand in the log all the same."""
+    folder = nats.lab.folder
+    capture = Capture(nats)
+    server = our_server(nats.server, folder / "ms")
+    bob = our_peer(nats.gateway, folder / "bob", "bob", "alice")
+    keylog = folder / "keys"
+    bob.start("--keylog", str(keylog))
+    server.start()
+    bob.wait_registered()
+    server.kill()
+    server.start()
+    bob.wait("back", lambda s: s["mediators"][0]["resumed"], 40.0)
+    bob.stop()
+    verdict = capture.judged(keylog)
+    assert verdict.sealed() == []
+    assert verdict.unknown() <= PRIVATE | NEWER
+    assert verdict.wrong() == []
+    text = "\n".join(verdict.ike)
+    for name in ("IKE_SESSION_RESUME (38)", "TICKET_OPAQUE", "TICKET_REQUEST", "TICKET_LT_OPAQUE"):
+        assert name in text
+    asked = [frame for frame in verdict.ike if "IKE_SESSION_RESUME (38)" in frame]
+    assert not any("Key Exchange (34)" in frame for frame in asked)
+
+
 @pytest.mark.strongswan
 @pytest.mark.parametrize("role", ROLES)
 def test_with_strongswan(nats, role):
