@@ -1,8 +1,9 @@
 """The keys that a mediation server seals its tickets with, on disk: so tickets outlive a restart.
 
 RFC 5723 §9.5. One file in the state folder, readable for its owner alone, written twice a day: when
-a key begins and when the one before it ends (`agent.crypto.ticket.rotated`). Whatever is wrong with it costs a handshake of each
-peer: a damaged file is kept aside and new keys begin; what cannot be stored serves this run only.
+a key begins and when the one before it ends (`agent.crypto.ticket.rotated`). Whatever is wrong with
+it costs a handshake of each peer: a damaged file is kept aside and new keys begin; what cannot be
+stored serves this run only.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ key for each peer (`python -m tests.bench.crowd SERVER KEY COUNT`, run in anothe
 registers them over the network as peers do, a few at a time, from several networks, as the server
 takes so many from one only. Its answers are JSON lines.
 Lookups: each of a hundred peers asks for somebody who is not there, once among few and once
-among all.
+among all. Returns: the same peers lose their registrations and come back, by ticket (RFC 5723) and
+by a full handshake in turns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING
 
 from agent.crypto.auth import SigningKey, parse_key_text
 from agent.datagram import Address, Path, Transmit
+from agent.ike.events import CloseReason
 from agent.ike.pad import KeyAuth, Peer
+from agent.ike.resumption import TicketHolder
 from agent.ike.settings import IkeSettings
 from agent.ike.table import Ike
 from agent.mediation.client import MediationClient
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 WINDOW = 8  # registrations under way; more from one network would have to show cookies
 WARM_UP = 200  # the server's first peers pay for its tables and caches
 ASKERS = 100
+RETURNERS = 200  # at once; each three times by ticket and three times without
+ROUNDS = 3
 MARKER = bytes(4)
 KNOWN = 4  # pseudonyms that each peer accepts
 NETWORKS = [f"198.18.{number}.1" for number in range(1, 9)]
@@ -61,6 +66,7 @@ class Crowd:
         )
         self._clients: list[MediationClient] = []
         self._of: dict[int, MediationClient] = {}
+        self._peers: list[tuple[Peer, TicketHolder, int]] = []  # with its IKE SA
         self._proposals = parse_proposals(["aes128gcm16-prfsha256-x25519"], ProtocolId.IKE)
 
     def grow(self, count: int) -> int:
@@ -76,6 +82,29 @@ class Crowd:
                 under_way.discard(name)
                 registered += 1
         return len(self._clients)
+
+    def resume(self, count: int) -> int:
+        """The last `count` peers lose their SAs and come back; returns how many by ticket."""
+        return self._return(count, by_ticket=True)
+
+    def again(self, count: int) -> int:
+        """The same without tickets."""
+        return self._return(count, by_ticket=False)
+
+    def _return(self, count: int, *, by_ticket: bool) -> int:
+        resumed = 0
+        for index in range(len(self._clients) - count, len(self._clients)):
+            peer, holder, ike_id = self._peers[index]
+            sa = self._ike.sa(ike_id)
+            assert sa is not None
+            sa.close(CloseReason.TIMEOUT, "", time.monotonic())
+            if not by_ticket:
+                holder.stored = None
+            self._connect(index, peer, holder)
+            while not self._clients[index].registered:
+                self._exchange()
+            resumed += holder.resumed
+        return resumed
 
     def ask(self, count: int) -> int:
         """The last `count` peers each ask for somebody unknown; returns how many were answered."""
@@ -112,11 +141,19 @@ class Crowd:
             proposals=self._proposals,
             liveness_seconds=3600,
         )
-        now = time.monotonic()
-        ike_id = self._ike.connect(peer, next(self._paths), now, extensions=(client.extension,))
+        self._peers.append((peer, TicketHolder(), 0))
+        self._connect(len(self._clients) - 1, peer, self._peers[-1][1])
+        return name
+
+    def _connect(self, index: int, peer: Peer, holder: TicketHolder) -> None:
+        client = self._clients[index]
+        extensions = (client.extension, holder.extension)
+        path, now = next(self._paths), time.monotonic()
+        self._of.pop(self._peers[index][2], None)
+        ike_id = self._ike.connect(peer, path, now, extensions=extensions)
+        self._peers[index] = (peer, holder, ike_id)
         self._of[ike_id] = client
         self._send()
-        return name
 
     def _exchange(self) -> bool:
         """Take what has come (returns whether anything has), and send what follows from it."""
@@ -158,7 +195,7 @@ class Nobody:
 
 
 def main() -> None:
-    """Commands on standard input: `grow N`, `ask N`; one JSON line each."""
+    """Commands on standard input: `grow N`, `ask N`, `resume N`, `again N`; one JSON line each."""
     crowd = Crowd(sys.argv[1], parse_key_text(sys.argv[2]))
     for line in sys.stdin:
         verb, number = line.split()
@@ -207,6 +244,7 @@ def measure(count: int) -> dict[str, object]:
         each = (rss_mb(server.pid) - before) * 1024 / count
         registered = server.status()["server"]["registered"]
         many = _lookup_us(crowd, server.pid)
+        returns = _returns(crowd, server.pid)
         crowd.close()
         server.kill()  # its goodbyes to so many would take their time
     return {
@@ -215,6 +253,26 @@ def measure(count: int) -> dict[str, object]:
         "register_cpu_ms": round(cpu / count * 1000, 2),
         "registrations_per_s": round(count / seconds),
         "lookup_us": {"among few": few, "among all": many},
+        **returns,
+    }
+
+
+def _returns(crowd: Remote, pid: int) -> dict[str, float]:
+    """Milliseconds of the server's processor for a peer that comes back by ticket, and the ratio
+
+    to one that comes back by a handshake.
+    """
+    spent = {"resume": 0.0, "again": 0.0}
+    for _ in range(ROUNDS):
+        for verb in spent:
+            before = cpu_seconds(pid)
+            resumed = crowd.do(verb, RETURNERS)
+            spent[verb] += cpu_seconds(pid) - before
+            if resumed != (RETURNERS if verb == "resume" else 0):
+                raise RuntimeError(f"{verb}: {resumed} came back by ticket")
+    return {
+        "resume_cpu_ms": round(spent["resume"] / ROUNDS / RETURNERS * 1000, 2),
+        "resume_ratio": round(spent["resume"] / spent["again"], 2),
     }
 
 

@@ -30,6 +30,7 @@ REACH: dict[str, tuple[str, float, bool]] = {
     "operator_rss_mb": ("resident memory of an idle operator, MB", 32.0, True),
     "start_s": ("start of `hearthgate run` to registered, s", 0.5, True),
     "handshake_ratio": ("CPU of a responder's full handshake, against charon's", 1.0, True),
+    "resume_ratio": ("CPU of the mediator, return by ticket against a handshake", 1.0, True),
     "peer_kb": ("memory of the mediator for each registered peer, kB", 8.0, True),
 }
 
