@@ -12,7 +12,7 @@ import pytest
 from agent.crypto.kex import generate_key_exchange
 from agent.crypto.ticket import TICKET_SECONDS, TicketKey
 from agent.datagram import Address, Path, Transmit
-from agent.ike.crash import Tokens
+from agent.ike.crash import CrashDetection, Tokens
 from agent.ike.events import ChildSaEstablished, CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.ike_session_resume import SILENCE_SECONDS
 from agent.ike.pad import Lifetimes, Ppk, PskAuth
@@ -74,6 +74,7 @@ class Clients:
         settings: IkeSettings | None = None,
         ike: tuple[str, ...] = IKE_PROPOSALS,
         give: bool = True,
+        tokens: Tokens | None = None,
         **more,
     ) -> None:
         children = (
@@ -87,7 +88,14 @@ class Clients:
         self.wall: float | None = WALL
         self.keys: tuple[TicketKey, ...] = (KEY,)
         self.pair = Pair(
-            make_side("a", A_ADDRESS, [peer_b], settings=settings, key_exchange=self.counted),
+            make_side(
+                "a",
+                A_ADDRESS,
+                [peer_b],
+                settings=settings,
+                key_exchange=self.counted,
+                tokens=tokens,
+            ),
             make_side("b", B_ADDRESS, [replace(peer_a, gives_tickets=give)], settings=settings),
         )
         self.settings = settings
@@ -137,6 +145,10 @@ class Clients:
         pair.drain()
         assert self.holder.stored is not None
         return self
+
+    def change_a(self, **more) -> None:
+        side = self.pair.a
+        side.book.peers = [replace(side.peer, **more)]
 
     def change_b(self, **more) -> None:
         side = self.pair.b
@@ -252,9 +264,13 @@ def test_keys_and_proof_from_the_text_of_the_rfc() -> None:
     assert sk_d != sk_d_old
 
 
-def test_a_server_that_is_still_there_lets_the_old_one_go_silently() -> None:
+@pytest.mark.parametrize("contact", [True, False], ids=["initial contact", "without"])
+def test_a_server_that_is_still_there_lets_the_old_one_go_silently(contact: bool) -> None:
     """§4.3.4: no Delete."""
-    world = Clients(child=True).established()
+    world = Clients(child=True)
+    if not contact:  # who does not know whom it will meet does not send INITIAL_CONTACT
+        world.change_a(remote_id=None)
+    world.established()
     pair = world.pair
     old = pair.b.sa.ike_id
     pair.a.sa.close(CloseReason.TIMEOUT, "no answer", pair.now)
@@ -322,6 +338,7 @@ def test_a_peer_that_is_another_one_now(change: dict[str, object]) -> None:
     world.change_b(**change)
     world.connect()
     world.pair.play(NACK.replace(FULL, "").rstrip())
+    assert len(world.pair.b.ike._by_spi) == 0
 
 
 def test_a_peer_that_was_revoked() -> None:
@@ -332,6 +349,7 @@ def test_a_peer_that_was_revoked() -> None:
     world.pair.play(NACK)
     world.pair.settle()
     assert world.pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
+    assert world.holder.stored is None
 
 
 def test_revoked_in_between() -> None:
@@ -389,6 +407,23 @@ def test_the_ticket_of_another_is_no_use() -> None:
     pair.settle()
     assert pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
     assert not pair.b.events(IkeSaEstablished)
+
+
+def test_the_responder_is_whom_the_ticket_names() -> None:
+    """Bound to IDr: it cannot become another one, even where we would take anybody."""
+    world = Clients()
+    world.change_a(remote_id=None)
+    world.interrupted()
+    pair = world.pair
+    world.connect()
+    pair.play(f"a --> b: {RESUME}\n a <-- b: IKE_SESSION_RESUME! No")
+    other = Identification.parse("c@example.org")
+    (half_open,) = pair.b.ike.sas()
+    half_open.handshake.resumes = replace(half_open.handshake.resumes, idr=other)
+    world.change_b(local_id=other)
+    pair.settle()
+    assert pair.b.events(IkeSaEstablished)
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
 
 
 @pytest.mark.parametrize("what", ["mac", "method", "signature"])
@@ -729,7 +764,7 @@ def test_the_same_request_again_is_the_same_answer() -> None:
 
 def test_nothing_unproven_is_taken_from_the_first_exchange() -> None:
     """What belongs under protection and comes in the clear is nothing."""
-    world = Clients().interrupted()
+    world = Clients(tokens=Tokens(b"a" * 32)).interrupted()
     pair = world.pair
     world.connect()
     pair.drain()
@@ -745,9 +780,28 @@ def test_nothing_unproven_is_taken_from_the_first_exchange() -> None:
     forged = encode_message(message.header, [*message.payloads, *more])
     pair.a.ike.receive(A_TO_B, forged, pair.now)
     assert world.holder.stored is None
+    assert [e.theirs for e in pair.a.sa.extensions if isinstance(e, CrashDetection)] == [b""]
     pair.sleep(60, deliver=False)  # the octets differ, so nobody is authenticated
     assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT
     assert world.holder.stored is None
+
+
+def test_the_responder_takes_nothing_unproven_either() -> None:
+    world = Clients(tokens=Tokens(b"a" * 32)).interrupted()
+    pair = world.pair
+    world.connect()
+    pair.drain()
+    request = pair.pending.pop(0)
+    message = decode_message(request.data)
+    token = NotifyPayload(NotifyType.QUICK_CRASH_DETECTION, b"t" * 16, 1)
+    asks = NotifyPayload(NotifyType.TICKET_REQUEST)
+    forged = encode_message(message.header, [*message.payloads, token, asks])
+    pair.b.ike.receive(request.arriving, forged, pair.now)
+    (half_open,) = pair.b.ike.sas()
+    assert [e.theirs for e in half_open.extensions if isinstance(e, CrashDetection)] == [b""]
+    pair.drain()
+    (answer,) = pair.pending
+    assert pair.describe(pair.b, answer.data) == "IKE_SESSION_RESUME! No"
 
 
 @pytest.mark.parametrize(
