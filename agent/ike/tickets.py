@@ -13,7 +13,7 @@ whose proof has to be repeated (RFC 4478): they would prolong it.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 from agent.crypto.algorithms import make_prf
 from agent.crypto.digest import bytes_eq
@@ -79,6 +79,8 @@ class Tickets:
             return None
         lifetime = min(TICKET_SECONDS, int(peer.lifetimes.ike_seconds) or TICKET_SECONDS)
         state = _state_of(sa, peer, method, int(wall), int(wall) + lifetime)
+        if not state.credential:
+            return None
         ticket = seal_ticket(self.keys[0], state, self._random)
         return GrantedTicket(lifetime, ticket) if len(ticket) <= MAX_TICKET else None
 
@@ -201,14 +203,17 @@ def _state_of(sa: IkeSa, peer: Peer, method: int, issued: int, expires: int) -> 
 
 
 def _credential(peer: Peer, sk_d: bytes) -> bytes:
-    """Stands for what the peer proves itself with; under SK_d, so that no ticket tells a PSK."""
+    """Stands for what the peer proves itself with; under SK_d, so that no ticket tells a PSK.
+
+    Empty where that is no fixed secret or key: then there are no tickets.
+    """
     match peer.remote_auth:
         case PskAuth(secret=secret):
             kind, octets = b"P", secret
         case KeyAuth(public=public):
             kind, octets = b"K", public
         case _:
-            assert_never(peer.remote_auth)
+            return b""
     ppk = peer.ppk.id + b"\0" + peer.ppk.secret if peer.ppk is not None else b""
     named = kind + len(octets).to_bytes(4, "big") + octets + ppk
     return make_prf(PrfId.PRF_HMAC_SHA2_256)(sk_d, b"credential" + named)[:CREDENTIAL_LENGTH]
