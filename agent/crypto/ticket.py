@@ -1,7 +1,7 @@
 """Tickets by value for session resumption: RFC 5723 §6.1, §9.5, appendix A.1.
 
     version (1) | 0 (3) | key id (8) | salt (32)                           authenticated
-    AES-256-GCM( issued (8) | expires (8) | method (1) | credential (16) | SPIi SPIr (16)
+    AES-256-GCM( issued (8) | expires (8) | method (1) | credential (16)
                  | length of SK_d (1) | SK_d | type of the next payload (1) | IDi | IDr | SA )
 
 Who has a key of the ring reads the tickets of its time, and with what went over the wire every key
@@ -22,6 +22,8 @@ so none is counted. The prf is HMAC-SHA2-256; the labels keep its two uses apart
 Times are those of the wall clock: nothing else survives the restart of its maker. A ticket is
 refused before it was issued as well as after it expired, so that a clock which is years off
 refuses tickets and prolongs none.
+
+Left out: the SPIs of the old SA (§5 note 4: they may be there; it is found by its identities).
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ TAG_LENGTH: Final = 16
 
 _SALT_LENGTH: Final = 32
 _HEAD: Final = struct.Struct("!B3x8s32s")
-_FIXED: Final = struct.Struct("!QQB16s16sB")
+_FIXED: Final = struct.Struct("!QQB16sB")
 _KEY_LENGTH, _IV_LENGTH = 32 + 4, 8
 _PRF: Final = make_prf(PrfId.PRF_HMAC_SHA2_256)
 
@@ -86,7 +88,7 @@ class TicketState:
     """What is "from the ticket" in the table of RFC 5723 §5, and what the maker checks besides.
 
     `credential` stands for what the peer proved itself with: with another one the ticket is void.
-    `spis` of the old SA, 16 octets. Times in seconds since 1970.
+    Times in seconds since 1970.
     """
 
     sk_d: bytes = field(repr=False)
@@ -95,7 +97,6 @@ class TicketState:
     chosen: Proposal
     method: int
     credential: bytes = field(repr=False)
-    spis: bytes
     issued: int
     expires: int
 
@@ -156,7 +157,6 @@ def _encode(state: TicketState) -> bytes:
         state.expires,
         state.method,
         state.credential,
-        state.spis,
         len(state.sk_d),
     )
     payloads = (IdiPayload(state.idi), IdrPayload(state.idr), SaPayload((state.chosen,)))
@@ -166,7 +166,7 @@ def _encode(state: TicketState) -> bytes:
 
 def _decode(content: bytes) -> TicketState:
     """Raises WireError, struct.error."""
-    issued, expires, method, credential, spis, length = _FIXED.unpack_from(content)
+    issued, expires, method, credential, length = _FIXED.unpack_from(content)
     at = _FIXED.size + length
     if len(content) <= at:
         raise WireError("ticket")
@@ -184,7 +184,6 @@ def _decode(content: bytes) -> TicketState:
         chosen=sa.proposals[0],
         method=method,
         credential=credential,
-        spis=spis,
         issued=issued,
         expires=expires,
     )

@@ -196,7 +196,6 @@ def _state_of(sa: IkeSa, peer: Peer, method: int, issued: int, expires: int) -> 
         chosen=Proposal(ProtocolId.IKE, b"", sa.suite.transforms, 1),
         method=method,
         credential=_credential(peer, sa.protection.sk_d),
-        spis=sa.spis,
         issued=issued,
         expires=expires,
     )

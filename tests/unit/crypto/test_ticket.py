@@ -41,7 +41,6 @@ STATE = TicketState(
     chosen=Proposal(ProtocolId.IKE, b"", SUITE.transforms, 1),
     method=AuthMethod.DIGITAL_SIGNATURE,
     credential=b"c" * 16,
-    spis=b"12345678abcdefgh",
     issued=NOW,
     expires=NOW + TICKET_SECONDS,
 )
@@ -90,12 +89,12 @@ def test_the_format_by_hand() -> None:
     content = AESGCM(material[:32]).decrypt(material[32:44], sealed, head + salt)
     assert salt == hmac_sha256(KEY.secret, b"hearthgate ticket salt" + b"\xaa" * 32 + content)
     assert content[:8] == NOW.to_bytes(8, "big")
-    assert content[49:82] == b"\x20" + STATE.sk_d
+    assert content[33:66] == b"\x20" + STATE.sk_d
 
 
 def test_no_key_and_iv_come_twice() -> None:
     """THREATS 31: a machine whose random source starts over seals other content otherwise."""
-    states = [replace(STATE, spis=number.to_bytes(16, "big")) for number in range(200)]
+    states = [replace(STATE, sk_d=number.to_bytes(32, "big")) for number in range(200)]
     tickets = [seal_ticket(KEY, state, lambda n: bytes(n)) for state in states]
     assert len({ticket[12:44] for ticket in tickets}) == len(tickets)
     # The very same content with the very same random octets is the very same ticket.

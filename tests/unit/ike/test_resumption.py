@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.crypto.kex import generate_key_exchange
-from agent.crypto.ticket import TICKET_SECONDS, TicketKey
+from agent.crypto.ticket import TICKET_SECONDS, TicketKey, seal_ticket
 from agent.datagram import Address, Path, Transmit
 from agent.ike.crash import CrashDetection, Tokens
 from agent.ike.events import ChildSaEstablished, CloseReason, IkeSaClosed, IkeSaEstablished
@@ -36,6 +36,7 @@ from agent.wire.payloads import (
     NoncePayload,
     NotifyPayload,
 )
+from agent.wire.proposals import Transform
 from agent.wire.ticket import encode_granted, encode_presented
 from tests.support.pair import (
     A_ADDRESS,
@@ -350,6 +351,20 @@ def test_a_peer_that_was_revoked() -> None:
     world.pair.settle()
     assert world.pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
     assert world.holder.stored is None
+
+
+@pytest.mark.parametrize("transform", [1, 2, 3, 4, 6])
+def test_a_suite_that_nobody_here_knows(transform: int) -> None:
+    """Of a program that had more, and kept its keys: refused before anything is made of it."""
+    world = Clients().interrupted()
+    stored = world.holder.stored
+    state = world.tickets.open(stored.ticket, world.pair.now)
+    transforms = [t for t in state.chosen.transforms if t.type != transform]
+    unknown = replace(
+        state, chosen=replace(state.chosen, transforms=(*transforms, Transform(transform, 999)))
+    )
+    world.holder.stored = replace(stored, ticket=seal_ticket(KEY, unknown, seeded("x")))
+    assert_full(world)
 
 
 def test_revoked_in_between() -> None:
