@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.crypto.ticket import TicketKey
 from agent.datagram import Address, Path, Received, Transmit
 from agent.engine.engine import Engine
 from agent.engine.entries import PeerEntry
@@ -27,8 +28,10 @@ from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import CloseReason
 from agent.ike.informational import DeleteChild
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, Ppk, PskAuth
+from agent.ike.resumption import TicketHolder
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState
+from agent.ike.tickets import Tickets
 from agent.ipsec.spd import ALL, Grants
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
@@ -51,6 +54,7 @@ OUTER = {"a": "203.0.113.1", "b": "203.0.113.2"}
 INNER = {"a": bytes((10, 1, 0, 1)), "b": bytes((10, 2, 0, 1))}
 NETWORK = {"a": "10.1.0.0/24", "b": "10.2.0.0/24"}
 VIRTUAL = bytes((10, 9, 0, 7))
+TICKET_KEY = TicketKey(id=b"k" * 8, secret=b"s" * 32, since=1_800_000_000)
 
 
 class End:
@@ -230,6 +234,19 @@ def briefly(s: Stage) -> None:
     s.connect()
     s.echo()
     s.close()
+
+
+def resumed(s: Stage) -> None:
+    """b restarts, a comes back by ticket; then the ticket is refused, and it is a handshake."""
+    holder, tickets = TicketHolder(), s.b.options["tickets"]
+    path = Path(*(Address.parse(OUTER[name], PORT) for name in "ab"))
+    for keys, by_ticket in (((TICKET_KEY,), False), ((TICKET_KEY,), True), ((), False)):
+        tickets.keys = keys
+        s.do(lambda now: s.a.engine._ike.connect(s.a.peer, path, now, (holder.extension,)))
+        s.echo()
+        assert holder.resumed is by_ticket
+        s.b.begin(s.network.now)
+        s.do(lambda now: s.a.sas[0].close(CloseReason.TIMEOUT, "", now))
 
 
 def several_children(s: Stage) -> None:
@@ -432,6 +449,16 @@ SCENES = [
             ("chacha20poly1305-prfsha256-x25519", "chacha20poly1305-x25519"),
             ("chacha20poly1305-prfaescmac-x25519", "chacha20poly1305-esn"),
         )
+    ),
+    Scene(
+        "resumption",
+        resumed,
+        (
+            *("IKE_SESSION_RESUME (38)", "TICKET_REQUEST (16410)", "TICKET_LT_OPAQUE (16409)"),
+            *("TICKET_OPAQUE (16413)", "TICKET_NACK (16412)"),
+        ),
+        b={"gives_tickets": True},
+        options={"tickets": Tickets(seeded("tickets"), lambda: TICKET_KEY.since)},
     ),
     Scene(
         "childless until asked for",
