@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agent.crypto.auth import SigningKey
 from agent.crypto.keymat import skeyseed
 from agent.datagram import Path, Transmit
-from agent.ike import intermediate
+from agent.ike import intermediate, redirect
 from agent.ike.errors import (
     Ignored,
     InvalidKePayload,
@@ -189,6 +189,8 @@ def _on_error(sa: IkeSa, message: Message, now: float) -> None:
         hs.kex = sa.table.key_exchange(group)
         _start_over(sa, now)
         return
+    if redirect.on_unproven(sa, message):
+        return
     error = error_of(message)
     if error is None:
         raise Ignored("no_sa_payload")
@@ -253,6 +255,10 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
                 raise Ignored("cookie_rate")
             cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
             _answer(table, path, data, header, NotifyType.COOKIE, cookie)
+            return
+        elsewhere = redirect.at_first(table, path, message)
+        if elsewhere is not None:
+            _answer(table, path, data, header, NotifyType.REDIRECT, elsewhere)
             return
         proposals = usable(table.pad.responder_proposals(path, message), table.supports_group)
         if message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:

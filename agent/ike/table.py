@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from agent.ike.pad import Pad, Peer
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
+    from agent.wire.redirect import GatewayId
 
 Random = Callable[[int], bytes]
 OnResponse = Callable[["Message | None", float], None]
@@ -73,11 +74,14 @@ class Ike:
         tokens: crash.Tokens | None = None,
         key_exchange: KeyExchangeFactory = generate_key_exchange,
         supports_group: Callable[[int], bool] = supports_group,
+        first_contact: Callable[[Path], GatewayId | None] | None = None,
     ) -> None:
         """`extensions` are made for every IKE SA, whoever begins (then without a message).
 
-        `tokens`: quick crash detection is done with these.
+        `tokens`: quick crash detection is done with these. `first_contact`: where a client is sent
+        that comes along this path for the first time (RFC 5685 §4), None: it is right here.
         """
+        self.first_contact = first_contact
         self.supports_group = supports_group
         self.pad = pad
         self.random = random
