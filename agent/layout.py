@@ -53,6 +53,11 @@ class Layout:
         return self.state / "peers.json"
 
     @property
+    def moves(self) -> Path:
+        """Which mediation servers handed us over to which."""
+        return self.state / "mediators.json"
+
+    @property
     def audit(self) -> Path:
         """One JSON line for each write to a device."""
         return self.state / "audit.log"

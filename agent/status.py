@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediatorStatus:
-    """One registration. `state`: resolving, connecting, registered, waiting; times in seconds."""
+    """One registration. `state`: resolving, connecting, registered, waiting; times in seconds.
+
+    `address` is where it is, or is tried; `moved_from` what the entry says, if that is another.
+    """
 
     name: str
     address: str
     state: str
+    moved_from: str = ""
     reflexive: str = ""
     since: float = 0.0
     retry_in: float = 0.0
@@ -46,6 +50,8 @@ class ServerStatus:
     registered: int
     relayed: int
     refused: int
+    draining_to: str = ""
+    moved: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

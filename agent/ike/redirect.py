@@ -133,7 +133,7 @@ class RedirectClient(Extension):
 
     def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
         """See Extension. One that is malformed is answered and not followed."""
-        if message.notify(NotifyType.REDIRECT) is None or not sa.started_by_us:
+        if message.notify(NotifyType.REDIRECT) is None:
             return
         if sa.established and message.header.exchange == ExchangeType.INFORMATIONAL:
             try:

@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from agent.ike import redirect
 from agent.ike.errors import NoAdditionalSas
+from agent.ike.events import CloseReason
 from agent.ike.extension import Extension
 from agent.ike.half_open import network_of
 from agent.mediation.budget import Bucket
@@ -37,9 +39,9 @@ from agent.wire.payloads import NotifyPayload, SaPayload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.ike.events import CloseReason
     from agent.ike.sa import IkeSa
     from agent.ike.table import Ike
+    from agent.mediation.drain import Drain
     from agent.mediation.settings import MediationSettings, Random
     from agent.wire.message import Message
     from agent.wire.payloads import Identification, Payload
@@ -116,12 +118,17 @@ class ServerExtension(Extension):
     def on_established(self, sa: IkeSa, now: float) -> None:
         """See Extension."""
         assert sa.remote_id is not None
+        if redirect.leaves(sa):
+            return
         self._server.register(self, sa.remote_id, now, network_of(sa.path.remote))
 
     def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
         """See Extension."""
         self._server.accepted -= len(self.accepts or ())
         self.accepts = None
+        if self._server.drain is not None:
+            by_peer = reason is CloseReason.BY_PEER
+            self._server.drain.gone(self.ike_id, by_peer=by_peer)
         self._server.unregister(self, now)
 
 
@@ -138,6 +145,7 @@ class MediationServer:
         self.settings = settings
         self.counters: Counter[str] = Counter()
         self.accepted = 0  # hashes in the lists of all peers
+        self.drain: Drain | None = None  # set when everybody is to go to another server
         self._networks: Counter[bytes] = Counter()
         self._allowed = allowed
         self._ike: Ike | None = None
@@ -164,14 +172,35 @@ class MediationServer:
         """Send callbacks. Not where they arise: R's IKE_AUTH response goes out first."""
         while self._due:
             self._call_back(self._due.popleft(), now)
+        if self.drain is not None:
+            self._redirect(self.drain, now)
 
     def next_timeout(self) -> float | None:
-        """At once (0) while callbacks wait; nothing else here has a time."""
-        return 0.0 if self._due else None
+        """At once (0) while callbacks wait; nothing else here has a time, but for draining."""
+        if self._due:
+            return 0.0
+        return self.drain.next_timeout if self.drain is not None else None
 
     def poll_output(self) -> ServerEvent | None:
         """What happened."""
         return self._outputs.popleft() if self._outputs else None
+
+    # -- draining --------------------------------------------------------------------------------
+
+    def elsewhere(self, sa: IkeSa) -> list[Payload]:
+        """What the client of this mediation connection is told, in IKE_AUTH by `Ike`."""
+        peer = next((e for e in sa.extensions if isinstance(e, ServerExtension)), None)
+        if self.drain is None or peer is None:
+            return []
+        return self.drain.said(ours=peer.accepts is not None)
+
+    def _redirect(self, drain: Drain, now: float) -> None:
+        assert self._ike is not None
+        for ike_id in drain.due(lambda: [peer.ike_id for peer in self._online.values()], now):
+            sa = self._ike.sa(ike_id)
+            said = self.elsewhere(sa) if sa is not None else []
+            if redirect.send_elsewhere(self._ike, ike_id, said, now):
+                drain.asked(ike_id)
 
     # -- registrations ---------------------------------------------------------------------------
 
