@@ -174,6 +174,8 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
         key=keys.mediation,
         local_id=mediate.local_id or Identification.key_id(keys.mediation.public),
         proposals=mediate.proposals,
+        host=split_host(mediate.address)[0] if mediate.anycast else "",
+        anycast=frozenset(mediate.anycast),
         peers={
             p.remote_id.key: MediatedPeer(
                 remote_id=p.remote_id,

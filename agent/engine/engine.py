@@ -115,6 +115,7 @@ class Engine:
             random=random,
             settings=ike_settings,
             tokens=Tokens(restart_secret) if restart_secret is not None else None,
+            first_contact=self._first_contact,
             responder_extensions=(
                 self._server_extension,
                 gateway_factory(self._elsewhere),
@@ -597,6 +598,12 @@ class Engine:
 
     def _server_extension(self, sa: IkeSa, message: Message | None) -> Extension | None:
         return self._server.factory(sa, message) if self._server is not None else None
+
+    def _first_contact(self, path: Path) -> GatewayId | None:
+        server = self._authority.server
+        if server is None or path.local.ip not in server.anycast:
+            return None
+        return GatewayId.of_host(server.host)
 
     def _elsewhere(self, sa: IkeSa) -> Sequence[Payload]:
         return self._server.elsewhere(sa) if self._server is not None else ()

@@ -80,13 +80,18 @@ class MediatedPeer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerEntry:
-    """This engine is a mediation server."""
+    """This engine is a mediation server.
+
+    Who comes to one of the `anycast` addresses is sent to `host`, its own (RFC 5685 §4).
+    """
 
     key: SigningKey
     local_id: Identification
     proposals: tuple[Proposal, ...]
     # By Identification.key.
     peers: Mapping[tuple[int, bytes], MediatedPeer] = field(default_factory=dict)
+    host: str = ""
+    anycast: frozenset[bytes] = frozenset()
 
 
 # Called with the one-time public key and the data of N(HG_ENROLL); answers the data of
