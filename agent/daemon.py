@@ -191,6 +191,10 @@ class Daemon:
                 return self.house.bridge_peer(name)
         return None
 
+    def is_own(self, ip: bytes) -> bool:
+        """Whether this machine has the address."""
+        return any(a.ip == ip for a in self._netlink.addresses())
+
     def inner_address(self, name: str) -> str | None:
         """Where the services of a connected peer are."""
         tunnel = self._tunnels.get(name)

@@ -11,6 +11,7 @@ from agent.crypto.auth import parse_key_text
 from agent.engine.entries import MediatorPlace
 from agent.errors import InputError, UnavailableError
 from agent.io.clock import monotonic
+from agent.io.resolve import resolve
 from agent.wire.redirect import GatewayId
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Draining(Part):
         It goes on when nobody listens any more, until the daemon ends.
         """
         place = self._place(address, key)
+        await self._check_other(place)
         started = told = last_change = monotonic()
         self.daemon.drive(lambda now: self.daemon.engine.drain(place, now))
         server = self._server()
@@ -46,8 +48,7 @@ class Draining(Part):
         return {"to": server.draining_to, **_counts(server, started)}
 
     def _place(self, address: str, key: str) -> MediatorPlace:
-        mediate = self.house.config.mediate
-        if mediate is None:
+        if self.house.config.mediate is None:
             raise UnavailableError(
                 "The daemon here is no mediation server, so nobody is registered with it."
             )
@@ -56,10 +57,14 @@ class Draining(Part):
             GatewayId.of_host(place.host)
         except ValueError as error:
             raise InputError(f"{address[:80]!r} is no mediation server: {error}") from None
-        own = self.house.keys.mediation.public
-        if place == MediatorPlace(*split_host(mediate.address), own):
-            raise InputError("That is this very mediation server; name another one.")
         return place
+
+    async def _check_other(self, place: MediatorPlace) -> None:
+        """Raises InputError for ourselves, and what `resolve` does for a name that is not known."""
+        found = await resolve(place.host, place.port)
+        own = self.house.keys.mediation.public
+        if place.key == own and any(self.daemon.is_own(address.ip) for address in found):
+            raise InputError("That is this very mediation server; name another one.")
 
     def _server(self) -> ServerStatus:
         server = self.daemon.engine.status(monotonic()).server

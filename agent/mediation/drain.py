@@ -65,6 +65,11 @@ class Drain:
         self._next = now + (BATCH_SECONDS if self._queue else AGAIN_SECONDS)
         return due
 
+    def came(self, ike_id: int, now: float) -> None:
+        """One more has registered all the same: it is asked soon."""
+        self._queue.append(ike_id)
+        self._next = min(self._next, now + BATCH_SECONDS)
+
     def asked(self, ike_id: int) -> None:
         """It takes redirects, and was sent one."""
         self._asked.add(ike_id)

@@ -188,19 +188,25 @@ class MediationServer:
     # -- draining --------------------------------------------------------------------------------
 
     def elsewhere(self, sa: IkeSa) -> list[Payload]:
-        """What the client of this mediation connection is told, in IKE_AUTH by `Ike`."""
-        peer = next((e for e in sa.extensions if isinstance(e, ServerExtension)), None)
-        if self.drain is None or peer is None:
+        """What the client of a new mediation connection is told in IKE_AUTH, for `Ike`.
+
+        Only one of our own kind: strongSwan's charon 5.9.8 follows such a redirect into a double
+        free. It is let in, and redirected right after that, which it survives.
+        """
+        peer = _of(sa)
+        if self.drain is None or peer is None or peer.accepts is None:
             return []
-        return self.drain.said(ours=peer.accepts is not None)
+        return self.drain.said(ours=True)
 
     def _redirect(self, drain: Drain, now: float) -> None:
         assert self._ike is not None
         for ike_id in drain.due(lambda: [peer.ike_id for peer in self._online.values()], now):
             sa = self._ike.sa(ike_id)
-            said = self.elsewhere(sa) if sa is not None else []
-            if redirect.send_elsewhere(self._ike, ike_id, said, now):
-                drain.asked(ike_id)
+            peer = _of(sa) if sa is not None else None
+            if peer is not None:
+                said = drain.said(ours=peer.accepts is not None)
+                if redirect.send_elsewhere(self._ike, ike_id, said, now):
+                    drain.asked(ike_id)
 
     # -- registrations ---------------------------------------------------------------------------
 
@@ -228,6 +234,8 @@ class MediationServer:
         self._networks[network] += 1
         self._online[identity.key] = peer
         self.counters["registered"] += 1
+        if self.drain is not None:
+            self.drain.came(peer.ike_id, now)
         if older is not None and older is not peer:
             self._forget_callbacks(older)
             self._leave_network(older)
@@ -443,3 +451,8 @@ class MediationServer:
                 self._send(caller, content, lambda message, response_at: None, now)
         if not self._wanted.get(called_key, True):
             del self._wanted[called_key]
+
+
+def _of(sa: IkeSa) -> ServerExtension | None:
+    """The mediation connection that `sa` is."""
+    return next((e for e in sa.extensions if isinstance(e, ServerExtension)), None)
