@@ -47,7 +47,7 @@ IMPORTS: dict[str, set[str]] = {
                  "peers", "moves"},
     "control": {"bridge"},
     "operations": {"config", "control", "crypto", "io", "board", "invitation", "layout", "peers",
-                   "bridge", "toml_table", "house"},
+                   "moves", "bridge", "toml_table", "house"},
     "cli": {"config", "control", "operations", "daemon", "layout", "invitation", "io", "crypto",
             "wire", "bridge", "peers", "profiles", "house", "serve", "board"},
     "__main__": {"cli"},
