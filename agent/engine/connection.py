@@ -94,7 +94,7 @@ class Connection:
         self._candidates: list[Path] = []  # of a peer that is called directly
         self._initiated: set[int] = set()
         self.redirection = Redirection(
-            ("peer redirect", entry.name),
+            ("peer", entry.name),
             ike,
             emit,
             lambda: self._extensions,
@@ -220,7 +220,8 @@ class Connection:
         if not self.owns(event.ike_id) and event.ike_id not in self.redirection.attempts:
             return
         host, port = event.gateway.host, event.original.port
-        self.redirection.follow(event, Place(host, port, self.entry.peer), now)
+        place = Place(host, port, self.entry.peer, is_proven=event.proven)
+        self.redirection.follow(event, place, now)
 
     def _on_redirection_failed(self, sentence: str, now: float) -> None:
         """No gateway that we were sent to has taken us."""

@@ -625,7 +625,9 @@ class Engine:
 
     def _resolving(self, key: Key) -> Registration | Connection | Redirection | None:
         owner = self._owner_of(key)
-        return owner.redirection if owner is not None and key[0].endswith("redirect") else owner
+        if owner is None or " redirect" not in key[0]:
+            return owner
+        return owner.redirection if owner.redirection.key == key else None
 
     def _leaves_from(self, ike_id: int, addresses: set[bytes]) -> bool:
         sa = self._ike.sa(ike_id)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.ike.table import Ike
 
 PATH_SECONDS = 5.0  # for the answer to IKE_SA_INIT where the name has another address
+MAX_CANDIDATES = 4  # addresses of a name that are tried: somebody else chose it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ def handed_over(peer: Peer, key: bytes) -> Peer | None:
 class Redirection:
     """Of one registration or connection. `failed` is called when no attempt is left.
 
+    `key`: of the last name that was to be looked up; answers to other questions come too late.
     `attempts`: IKE SAs on their way, with where to. `_target`: the newest place to go to, while its
     name is looked up or it has addresses left to try.
     """
@@ -72,12 +74,13 @@ class Redirection:
         failed: Callable[[str, float], None],
     ) -> None:
         self.attempts: dict[int, Place] = {}
-        self._key = key
+        self.key = key
         self._ike = ike
         self._emit = emit
         self._extensions = extensions
         self._failed = failed
         self._redirects = Redirects()
+        self._count = 0
         self._target: Place | None = None
         self._original: Address | None = None
         self._candidates: list[Path] = []
@@ -90,20 +93,23 @@ class Redirection:
     def follow(self, event: Redirected, place: Place, now: float) -> None:
         """Try `place`, unless this goes round in circles."""
         if not self._redirects.admit(now):
-            self._emit(Notice(text=f"{self._key[1]}: {LOOPING}"))
+            self._emit(Notice(text=f"{self.key[1]}: {LOOPING}"))
             return
         if event.proven:
             self.drop(now)
         self._target, self._original = place, event.original
         self._candidates = []
-        self._emit(ResolveWanted(key=self._key, host=place.host, port=place.port))
+        self._count += 1
+        self.key = (f"{self.key[0].partition(' ')[0]} redirect {self._count}", self.key[1])
+        self._emit(ResolveWanted(key=self.key, host=place.host, port=place.port))
 
     def on_resolved(self, paths: Sequence[Path], now: float) -> None:
         """Addresses of the gateway, best first; those that it may not send us to are left out."""
         if self._target is None or self._original is None:
             return
         original = self._original.ip
-        self._candidates = [p for p in paths if not leads_astray(p.remote.ip, original)]
+        usable = [p for p in paths if not leads_astray(p.remote.ip, original)]
+        self._candidates = usable[:MAX_CANDIDATES]
         if self._candidates:
             self._connect_next(now)
         else:
@@ -150,7 +156,8 @@ class Redirection:
             path,
             now,
             extensions=(RedirectClient(self._original.ip), *self._extensions()),
-            patience=PATH_SECONDS if self._candidates else None,
+            # Whoever is there may be nobody's gateway but a victim: a few datagrams and no more.
+            patience=None if place.is_proven and not self._candidates else PATH_SECONDS,
         )
         self.attempts[ike_id] = place
 

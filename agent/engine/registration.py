@@ -68,7 +68,7 @@ class Registration:
         self._places = _places(entry)
         self._place = self._places[0]
         self.redirection = Redirection(
-            ("mediator redirect", entry.name),
+            ("mediator", entry.name),
             ike,
             emit,
             lambda: (self.client.extension,),

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.crypto.auth import key_text
+from agent.datagram import Address, Path
 from agent.engine.events import MediatorMoved, Notice, TunnelDown
+from agent.engine.redirection import MAX_CANDIDATES
 from agent.ike.redirect import gateway_factory, redirection, send_elsewhere
 from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.message import Header, decode_message, encode_message
@@ -230,6 +232,8 @@ class Forger:
 
     def __call__(self, host: str, packet: Packet) -> bool:
         direct = self.direct
+        if host == "client":
+            direct.sent.append(packet)
         if host != "client" or packet.destination.host != FIRST:
             return False
         for _, asked in first_messages([packet]):
@@ -244,9 +248,9 @@ class Forger:
             nonce = asked.first(NoncePayload).data
             redirect = Redirect(GatewayId.of_host(self.host), nonce).encode()
             answer = encode_message(header, [NotifyPayload(NotifyType.REDIRECT, redirect)])
-            (sa,) = direct.client.engine._ike.sas()
+            path = Path(packet.source, packet.destination)
             for _ in range(50):
-                direct.client.engine._ike.receive(sa.path, answer, direct.network.now)
+                direct.client.engine._ike.receive(path, answer, direct.network.now)
                 self.forged += 1
         return False
 
@@ -265,3 +269,55 @@ def test_a_forged_redirect_costs_one_attempt_and_changes_nothing(host):
     assert direct.path == f"{FIRST}:4500"
     assert direct.client.sas == 1
     assert direct.client.of(Notice) == []
+    astray = [p for p in direct.sent if p.destination.host == host]
+    assert len(astray) <= 6  # one attempt, of five seconds
+    assert sum(len(p.data) for p in astray) < 6000
+
+
+def test_an_answer_to_an_older_question_is_nobodys():
+    """Two redirects one after the other: the addresses of the first name are not the second's."""
+    direct = Direct().start()
+    assert direct.up(FIRST)
+    questions = []
+    direct.client._resolve = lambda wanted, now: questions.append(wanted)  # type: ignore[method-assign]
+    for name in ("a.example.org", "b.example.org"):
+        direct.send_elsewhere(direct.first, name)
+        direct.run(0.1)
+    old, new = questions
+    assert (old.host, new.host) == ("a.example.org", "b.example.org")
+    own, port = Address.parse("192.0.2.9", 4500), 4500
+    direct.client.engine.resolved(old.key, [Path(own, Address.parse("203.0.113.66", port))], 0.0)
+    direct.client.engine.not_resolved(old.key, "There is no such name.", direct.network.now)
+    direct.run(1)
+    assert "203.0.113.66" not in {p.destination.host for p in direct.sent}
+    now = direct.network.now
+    direct.client.engine.resolved(new.key, [Path(own, Address.parse(SECOND, port))], now)
+    assert direct.up(SECOND, 2)
+
+
+def test_a_name_with_a_hundred_addresses():
+    direct = Direct().start()
+    direct.client.dns["gw2.example.org"] = [f"198.51.100.{n}" for n in range(1, 101)]
+    assert direct.up(FIRST)
+    direct.send_elsewhere(direct.first, "gw2.example.org")
+    direct.run(300)
+    tried = {p.destination.host for p in direct.sent if p.destination.host.startswith("198")}
+    assert len(tried) == MAX_CANDIDATES
+    assert direct.path == f"{FIRST}:4500"
+
+
+def test_forged_redirects_while_the_gateway_is_off_are_bounded():
+    """Five attempts in five minutes at most go to whom the forger names; then nothing is lost."""
+    direct, victim = Direct(key="somebody else"), "198.51.100.77"
+    forger = Forger(direct, victim)
+    off = True
+    direct.network.drops = lambda host, packet: (
+        bool(forger(host, packet)) or (off and packet.destination.host == FIRST)
+    )
+    direct.start()
+    direct.run(290)
+    astray = [p for p in direct.sent if p.destination.host == victim]
+    assert 5 <= len(astray) <= 5 * 6
+    assert forger.forged > 200
+    off = False
+    assert direct.up(FIRST, 120)
