@@ -93,7 +93,8 @@ class Redirection:
     def follow(self, event: Redirected, place: Place, now: float) -> None:
         """Try `place`, unless this goes round in circles."""
         if not self._redirects.admit(now):
-            self._emit(Notice(text=f"{self.key[1]}: {LOOPING}"))
+            if self._redirects.refused == 1:
+                self._emit(Notice(text=f"{self.key[1]}: {LOOPING}"))
             return
         if event.proven:
             self.drop(now)

@@ -55,22 +55,26 @@ REDIRECT_LOOP_DETECT_PERIOD: Final = 300.0
 
 
 class Redirects:
-    """How often one IKE SA setup was redirected lately (§7)."""
+    """How often one IKE SA setup was redirected lately (§7).
 
-    __slots__ = ("_times",)
+    `refused`: how many in a row were one too many, so that it is told once.
+    """
+
+    __slots__ = ("_times", "refused")
 
     def __init__(self) -> None:
         self._times: list[float] = []
+        self.refused = 0
 
     def admit(self, now: float) -> bool:
         """Note one more; False if it is one too many."""
-        recent = [at for at in self._times if now - at < REDIRECT_LOOP_DETECT_PERIOD]
-        if len(recent) < MAX_REDIRECTS:
-            recent.append(now)
-            self._times = recent
-            return True
-        self._times = recent
-        return False
+        self._times = [at for at in self._times if now - at < REDIRECT_LOOP_DETECT_PERIOD]
+        if len(self._times) >= MAX_REDIRECTS:
+            self.refused += 1
+            return False
+        self._times.append(now)
+        self.refused = 0
+        return True
 
 
 def leads_astray(ip: bytes, original: bytes) -> bool:

@@ -191,12 +191,20 @@ def test_who_comes_meanwhile_is_sent_on():
     assert scene.run(10, scene.both_up)
 
 
-def test_a_call_in_the_middle_of_it_comes_through():
+@pytest.mark.parametrize("ms", range(-200, 200, 20))
+def test_a_call_in_the_middle_of_it_comes_through(ms):
+    """Whichever of the two has moved when: what was asked at the old one is asked at the new one."""
     scene = Scene().registered()
     other = second(scene)
-    scene.connect()
+    if ms < 0:
+        scene.connect()
+        scene.run(-ms / 1000)
     drain(scene, scene.mediator, place(other, SECOND))
-    assert scene.run(40, scene.both_up), (scene.operator.peer("cabin"), scene.operator.events)
+    if ms >= 0:
+        scene.run(ms / 1000)
+        scene.connect()
+    assert scene.run(1.0, scene.both_up), (scene.operator.peer("cabin"), scene.operator.events)
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
     assert scene.echoes()
 
 
@@ -290,8 +298,8 @@ def test_two_mediators_that_are_drained_to_each_other():
     )
     scene.run(REDIRECT_LOOP_DETECT_PERIOD - 1)
     said = [n.text for n in scene.gateway.of(Notice)]
-    assert said
-    assert all("redirected again and again" in text for text in said)
+    assert len(said) == 1
+    assert "redirected again and again" in said[0]
     # 5 that are followed, and the first of each attempt of the back-off: 2, 4, … 120 s.
     assert len(sent) <= 2 * (MAX_REDIRECTS + 14), (len(sent), scene.now - started)
     state = scene.gateway.mediator(scene.now)

@@ -215,8 +215,8 @@ def test_two_that_send_to_each_other():
     assert direct.is_up()
     assert len(first_messages(direct.sent)) == 6  # the first, and five that were followed
     said = [n.text for n in direct.client.of(Notice)]
-    assert len(said) == 7
-    assert all("redirected again and again" in text for text in said)
+    assert len(said) == 1
+    assert "redirected again and again" in said[0]
     assert direct.passes(there[direct.path.partition(":")[0]])
 
 
