@@ -43,6 +43,7 @@ class Registration:
 
     `_places`: where to register, in the order in which to try, the entry's own among them; a
     mediator that hands us over puts another before it. `_place`: where we are, or try to be.
+    More attributes than the soft limit: what is shown of it is half of them.
     """
 
     def __init__(

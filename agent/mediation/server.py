@@ -9,6 +9,7 @@ for others (strongSwan) `allowed(caller, called)` decides, and without it nobody
 "offline", "not allowed" and "too many" are the same ME_CONNECT_FAILED.
 
 Left out: relaying of payload, and taking a pseudonym for anything but the identity that IKE proved.
+Longer than the soft limit: all of it is about the one table of those online.
 """
 
 from __future__ import annotations

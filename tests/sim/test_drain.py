@@ -181,6 +181,17 @@ def test_where_the_new_one_is_gone_they_go_back_and_forget_it():
     assert scene.gateway.mediator(scene.now).moved_from == ""
 
 
+def test_drained_back_after_an_update_nothing_is_left_of_it():
+    scene, other = moved_scene()
+    scene.mediator.boot(scene.now)
+    drain(scene, other, place(scene.mediator, SERVER))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
+    for machine in (scene.gateway, scene.operator):
+        assert machine.moves.pairs == ()
+        assert machine.mediator(scene.now).moved_from == ""
+    assert scene.run(1, lambda: registered(other) == 0)
+
+
 def test_who_comes_meanwhile_is_sent_on():
     """In IKE_AUTH; it had been offline when the others moved."""
     scene = Scene()

@@ -185,7 +185,7 @@ def test_the_key_of_a_successor_counts_for_mediators_only():
 def test_in_ike_auth():
     direct = Direct()
     said = redirection(GatewayId.of_host(SECOND))
-    direct.first.engine._ike._factories = (gateway_factory(lambda sa: said),)
+    direct.first.engine._ike.attachment._responder = (gateway_factory(lambda sa: said),)
     direct.start()
     assert direct.up(SECOND)
     assert direct.passes(direct.second)
