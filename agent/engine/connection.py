@@ -217,8 +217,6 @@ class Connection:
 
     def on_redirected(self, event: Redirected, now: float) -> None:
         """The gateway, or who speaks in its name, sends us to another: by the same entry."""
-        if not self.owns(event.ike_id) and event.ike_id not in self.redirection.attempts:
-            return
         host, port = event.gateway.host, event.original.port
         place = Place(host, port, self.entry.peer, is_proven=event.proven)
         self.redirection.follow(event, place, now)
@@ -321,7 +319,8 @@ class Connection:
         self._without_tunnel()
         if self._sas:
             return  # another one carries on
-        if not event.established and self._candidates:
+        redirected = event.reason is CloseReason.REDIRECTED
+        if not event.established and self._candidates and not redirected:
             self._connect_next(now)
         elif self.redirection.is_active:
             self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)

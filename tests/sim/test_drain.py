@@ -260,6 +260,35 @@ def test_two_registrations_that_end_at_one_server_become_one():
     assert scene.run(10, lambda: scene.operator.is_up("shed"))
 
 
+def test_only_the_registration_that_is_redirected_moves():
+    scene = Scene()
+    other = second(scene)
+    third = Machine("third", "203.0.113.30", config='[mediate]\naddress = "203.0.113.30"')
+    scene.network.host("third", third, ("203.0.113.30", scene.network.public), link=QUICK)
+    key = key_text(other.keys.mediation.public)
+    scene.operator.learn(other.known("shed", mediator=SECOND, mediator_key=key))
+    scene.operator.refresh(0.0)
+    assert scene.run(10, lambda: sorted(at(scene.operator)) == [HERE, THERE])
+    drain(scene, scene.mediator, place(third, "203.0.113.30"))
+    moved = ("registered", "203.0.113.30:4500")
+    assert scene.run(5, lambda: sorted(at(scene.operator)) == [THERE, moved])
+    scene.operator.events.clear()
+    scene.run(30)
+    assert scene.operator.of(MediatorChanged) == []
+
+
+def test_the_other_addresses_of_a_drained_mediator_are_left_alone():
+    scene = Scene()
+    other = second(scene)
+    drain(scene, scene.mediator, place(other, SECOND))
+    scene.gateway.dns[SERVER] = [SERVER, "203.0.113.66"]
+    scene.gateway.boot(scene.now)
+    sent = []
+    scene.network.drops = lambda host, packet: sent.append(packet.destination.host)
+    assert scene.run(5, lambda: at(scene.gateway) == [THERE])
+    assert "203.0.113.66" not in sent
+
+
 # -- what goes wrong -----------------------------------------------------------------------------
 
 

@@ -193,6 +193,29 @@ def test_in_ike_auth():
     assert direct.first.sas == 0
 
 
+def test_in_ike_auth_the_other_addresses_of_its_name_are_left_alone():
+    direct = Direct()
+    direct.client.dns[FIRST] = [FIRST, "203.0.113.66"]
+    said = redirection(GatewayId.of_host(SECOND))
+    direct.first.engine._ike.attachment._responder = (gateway_factory(lambda sa: said),)
+    direct.client.boot(0.0)
+    direct.start()
+    assert direct.up(SECOND)
+    assert "203.0.113.66" not in {p.destination.host for p in direct.sent}
+
+
+def test_in_ike_sa_init_the_first_attempt_ends_when_the_other_one_is_up():
+    direct = Direct()
+    direct.first.engine._ike.first_contact = lambda path: GatewayId.of_host(SECOND)
+    direct.start()
+    assert direct.up(SECOND)
+    assert direct.client.sas == 1
+    direct.sent.clear()
+    direct.run(50)
+    assert FIRST not in {p.destination.host for p in direct.sent}
+    assert direct.passes(direct.second)
+
+
 def test_the_first_one_is_back_after_the_second_has_gone():
     """The redirect is nothing to be kept: a lost tunnel is made with the configured gateway."""
     direct = Direct().start()
@@ -264,6 +287,7 @@ def test_a_forged_redirect_costs_one_attempt_and_changes_nothing(host):
     started = direct.network.now
     assert direct.up(FIRST, 2)
     assert direct.network.now - started < 0.5  # no later than without
+    assert direct.client.sas == 1  # and the other attempt is over
     assert forger.forged == 50
     direct.run(60)
     assert direct.path == f"{FIRST}:4500"
