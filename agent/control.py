@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[type, bool]]] = {
         "value": (object, True),
     },
     "audit": {"count": (int, False)},
+    "drain": {"address": (str, True), "key": (str, True)},
 }
 MAX_TEXT = 4096  # characters of an argument; an invitation has about 250
 

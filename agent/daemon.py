@@ -23,6 +23,7 @@ from agent.engine.events import (
     Enrolled,
     Event,
     MediatorChanged,
+    MediatorMoved,
     Notice,
     Packets,
     PeerChanged,
@@ -172,12 +173,9 @@ class Daemon:
         now = monotonic()
         house = self.house
         # Registrations first: peers that are wanted look for theirs at once.
-        self.engine.set_mediators(
-            profiles.mediators(house.config, house.keys, house.peers) + self.extra_mediators, now
-        )
-        self.engine.set_peers(
-            profiles.peers(house.config, house.keys, house.peers) + self.extra_peers, now
-        )
+        self.engine.set_mediators(house.mediators() + self.extra_mediators, now)
+        peers = profiles.peers(house.config, house.keys, house.peers, house.moves)
+        self.engine.set_peers(peers + self.extra_peers, now)
         self._drain()
 
     def drive(self, verb: Callable[[float], None]) -> None:
@@ -195,6 +193,10 @@ class Daemon:
             ):
                 return self.house.bridge_peer(name)
         return None
+
+    def is_own(self, ip: bytes) -> bool:
+        """Whether this machine has the address."""
+        return any(a.ip == ip for a in self._netlink.addresses())
 
     def inner_address(self, name: str) -> str | None:
         """Where the services of a connected peer are."""
@@ -338,6 +340,8 @@ class Daemon:
                 self._route(event)
             case MediatorChanged():
                 log.info("mediator %s: %s%s", event.name, event.state, _because(event.error))
+            case MediatorMoved():
+                self._on_moved(event)
             case PeerChanged():
                 log.info("peer %s: %s%s", event.name, event.state, _because(event.error))
             case Notice(text=text):
@@ -346,6 +350,14 @@ class Daemon:
                 pass
         for listener in tuple(self.listeners):
             listener(event)
+
+    def _on_moved(self, event: MediatorMoved) -> None:
+        there = event.successor
+        where = f"handed us over to {there.address}" if there is not None else "has us again"
+        log.info("mediator %s: %s", event.name, where)
+        self.house.set_moved(event.name, there)
+        # Two registrations may lead to one server now: then one is enough.
+        asyncio.get_running_loop().call_soon(self.refresh)
 
     async def _resolve(self, wanted: ResolveWanted) -> None:
         try:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from agent import profiles
 from agent.config import NATT_PORT, Config, MediateConfig, load_config, split_host
 from agent.crypto.auth import SigningKey, key_text, load_private_key
+from agent.engine.entries import MediatorPlace
 from agent.errors import ConfigError, InputError
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
+from agent.moves import NO_MOVES, Moves
 from agent.peers import MAX_INVITATIONS, OpenInvitation, Peers
 from board import storage
 from board.append_log import AppendLog
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from agent.bridge.grants import Peer as BridgePeer
     from agent.crypto.ticket import TicketKey
+    from agent.engine.entries import MediatorEntry
     from agent.layout import Layout
     from agent.ticket_keys import TicketKeys
 
@@ -36,17 +39,27 @@ log = logging.getLogger("agent.house")
 
 AUDIT_OCTETS = 256 * 1024  # of one audit file; two are kept, some 2,000 writes
 PEERS_VERSION = 1
+MOVES_VERSION = 1
 CONFIG_OCTETS = 1 << 20  # people do not write more
 
 
 class House:
     """Everything of one machine that outlives a run."""
 
-    def __init__(self, layout: Layout, config: Config, keys: profiles.Keys, peers: Peers) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        config: Config,
+        keys: profiles.Keys,
+        peers: Peers,
+        moves: Moves = NO_MOVES,
+    ) -> None:
         self.layout = layout
         self.config = config
         self.keys = keys
         self.peers = peers
+        self.moves = moves
+        self._moves_file = storage.JsonState(layout.moves, version=MOVES_VERSION)
         self._file = storage.JsonState(layout.peers, version=PEERS_VERSION)
         self._audit = AppendLog(layout.audit, max_octets=AUDIT_OCTETS)
         self._ticket_keys: TicketKeys | None = None
@@ -80,7 +93,7 @@ class House:
                 f"{layout.peers}: this is not a list of peers ({error}); restore it from a backup, "
                 "or move it away and pair again."
             ) from None
-        house = cls(layout, config, keys, peers)
+        house = cls(layout, config, keys, peers, _moves(layout))
         for name in sorted(house.configured_names & peers.peers.keys()):
             log.warning("%s: [peer.%s] is hidden by a paired peer; rename it", layout.config, name)
         return house
@@ -143,12 +156,12 @@ class House:
             raise InputError(f'There is a peer "{name}" already; revoke it or take another name.')
         if len(peers.invitations) >= MAX_INVITATIONS:
             raise InputError("Too many invitations are open; wait until some expire.")
-        port = "" if mediator.port == 4500 else f":{mediator.port}"
-        host = f"[{mediator.host}]" if ":" in mediator.host and port else mediator.host
+        where = MediatorPlace(mediator.host, mediator.port, mediator.key)
+        where = self.moves.after(where) or where
         wall = self.wall()
         invitation = Invitation(
-            mediator=host + port,
-            mediator_key=mediator.key,
+            mediator=where.address,
+            mediator_key=where.key,
             gateway_mediation=self.keys.mediation.public,
             gateway_identity=self.keys.identity.public,
             name=self.name,
@@ -213,6 +226,24 @@ class House:
             self.peers = peers
             self._save_or_log(peers)
 
+    def mediators(self) -> list[MediatorEntry]:
+        """Everywhere that this machine registers."""
+        return profiles.mediators(self.config, self.keys, self.peers, self.moves)
+
+    def set_moved(self, name: str, successor: MediatorPlace | None) -> None:
+        """Remember which server the mediator `name` handed us over to, None: to no other.
+
+        Where nothing can be stored, for this run.
+        """
+        entry = next((e for e in self.mediators() if e.name == name), None)
+        moves = self.moves.noted(entry, successor) if entry is not None else self.moves
+        if moves != self.moves:
+            self.moves = moves
+            try:
+                self._moves_file.save(moves.to_json())
+            except StorageError as error:
+                log.error("%s", error)
+
     def close(self) -> None:
         """The daemon ends: store for how long open invitations have been served."""
         if any(not i.used_by for i in self.peers.invitations.values()):
@@ -235,6 +266,18 @@ class House:
         """The last `count` records, oldest first."""
         lines = deque(self._audit.lines(), count)
         return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _moves(layout: Layout) -> Moves:
+    """Without the file, or with a damaged one, the configured servers are asked again."""
+    try:
+        content = storage.JsonState(layout.moves, version=MOVES_VERSION).load()
+        return Moves.from_json(dict(content)) if content is not None else NO_MOVES
+    except DamagedFileError as error:
+        log.error("%s", error)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        log.error("%s: this is no list of mediation servers (%s)", layout.moves, error)
+    return NO_MOVES
 
 
 def _record(line: str) -> dict[str, Any] | None:
@@ -268,7 +311,7 @@ def read_config(layout: Layout, file: Path | None = None) -> Config:
 
 def _mediating(config: Config, given: str, source: str) -> Config:
     entry = config.mediate or MediateConfig(
-        address="", local_id=None, proposals=profiles.OUR_MEDIATION, peers=()
+        address="", anycast=(), local_id=None, proposals=profiles.OUR_MEDIATION, peers=()
     )
     try:
         host, port = split_host(given or entry.address or socket.getfqdn(), 0)

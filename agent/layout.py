@@ -58,6 +58,11 @@ class Layout:
         return self.state / "ticket-keys.json"
 
     @property
+    def moves(self) -> Path:
+        """Which mediation servers handed us over to which."""
+        return self.state / "mediators.json"
+
+    @property
     def audit(self) -> Path:
         """One JSON line for each write to a device."""
         return self.state / "audit.log"

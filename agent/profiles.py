@@ -20,6 +20,7 @@ from agent.crypto.auth import SigningKey, inner_address, parse_key_text
 from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, Ppk, PskAuth
 from agent.ipsec import ALL, Grants
+from agent.moves import NO_MOVES
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import parse_proposals
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from agent.bridge.devices import DeviceConfig
     from agent.invitation import Invitation
+    from agent.moves import Moves
     from agent.peers import KnownPeer, OpenInvitation, Peers
 
 OUR_IKE = parse_proposals(IKE_PROPOSALS, ProtocolId.IKE)
@@ -79,8 +81,40 @@ def mediator_name(address: str, key: str, config: Config, peers: Peers) -> str:
     return f"{address}#{key}" if taken or first != key else address
 
 
-def mediators(config: Config, keys: Keys, peers: Peers) -> list[MediatorEntry]:
+def mediators(
+    config: Config, keys: Keys, peers: Peers, moves: Moves = NO_MOVES
+) -> list[MediatorEntry]:
     """Everywhere that this machine registers: as configured, and where its peers are."""
+    return _registrations(config, keys, peers, moves)[0]
+
+
+def _registrations(
+    config: Config, keys: Keys, peers: Peers, moves: Moves
+) -> tuple[list[MediatorEntry], dict[str, str]]:
+    """The entries; and which names mean another one, as both lead to one server by now.
+
+    Two registrations there under one pseudonym would throw each other off.
+    """
+    kept: list[MediatorEntry] = []
+    names: dict[str, str] = {}
+    found: dict[tuple[bytes, bytes], str] = {}
+    entries = [
+        replace(entry, moved=moves.of(entry)) for entry in _all_mediators(config, keys, peers)
+    ]
+    for entry in sorted(entries, key=lambda entry: entry.moved is not None):
+        auth = entry.peer.remote_auth
+        there = auth.public if isinstance(auth, KeyAuth) else b""
+        there = entry.moved.key if entry.moved is not None else there
+        place = (there, entry.peer.local_id.data)
+        if entry.moved is not None and place in found:
+            names[entry.name] = found[place]
+        else:
+            found[place] = entry.name
+            kept.append(entry)
+    return kept, names
+
+
+def _all_mediators(config: Config, keys: Keys, peers: Peers) -> list[MediatorEntry]:
     entries = {m.name: _configured_mediator(m, keys) for m in config.mediators}
     for peer in peers.peers.values():
         if peer.mediator:
@@ -140,6 +174,8 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
         key=keys.mediation,
         local_id=mediate.local_id or Identification.key_id(keys.mediation.public),
         proposals=mediate.proposals,
+        host=split_host(mediate.address)[0] if mediate.anycast else "",
+        anycast=frozenset(mediate.anycast),
         peers={
             p.remote_id.key: MediatedPeer(
                 remote_id=p.remote_id,
@@ -151,13 +187,14 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
     )
 
 
-def peers(config: Config, keys: Keys, known: Peers) -> list[PeerEntry]:
+def peers(config: Config, keys: Keys, known: Peers, moves: Moves = NO_MOVES) -> list[PeerEntry]:
     """Everybody this machine knows: configured, paired, invited."""
     devices = config.devices
     entries = [_configured_peer(p, keys, devices) for p in config.peers]
     entries += [_known_peer(p, config, keys, known) for p in known.peers.values()]
     entries += [_invited(i, keys) for i in known.invitations.values()]
-    return entries
+    names = _registrations(config, keys, known, moves)[1]
+    return [replace(e, mediator=names.get(e.mediator, e.mediator)) for e in entries]
 
 
 def _known_peer(peer: KnownPeer, config: Config, keys: Keys, known: Peers) -> PeerEntry:

@@ -10,11 +10,13 @@ class MediatorStatus:
     """One registration. `state`: resolving, connecting, registered, waiting; times in seconds.
 
     `resumed`: by a ticket of an earlier one, without a handshake (RFC 5723).
+    `address` is where it is, or is tried; `moved_from` what the entry says, if that is another.
     """
 
     name: str
     address: str
     state: str
+    moved_from: str = ""
     reflexive: str = ""
     resumed: bool = False
     since: float = 0.0
@@ -54,6 +56,8 @@ class ServerStatus:
     relayed: int
     refused: int
     resumed: int
+    draining_to: str = ""
+    moved: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

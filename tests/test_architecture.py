@@ -20,7 +20,7 @@ COMMON = {"timers", "datagram", "errors", "status"}
 PURE = {
     "wire", "crypto", "timers", "datagram", "config", "ike", "mediation", "ipsec", "nat",
     "bridge", "engine", "control", "errors", "status", "toml_table", "layout", "invitation",
-    "peers", "profiles",
+    "peers", "profiles", "moves",
 }  # fmt: skip
 
 IMPORTS: dict[str, set[str]] = {
@@ -42,11 +42,12 @@ IMPORTS: dict[str, set[str]] = {
     "config": {"wire", "crypto", "bridge", "toml_table"},
     "invitation": {"wire", "crypto"},
     "peers": {"crypto", "invitation", "bridge"},
+    "moves": {"config", "crypto", "ike", "engine"},
     "profiles": {"config", "wire", "crypto", "bridge", "ike", "ipsec", "engine", "invitation",
-                 "peers"},
+                 "peers", "moves"},
     "control": {"bridge"},
     "operations": {"config", "control", "crypto", "io", "board", "invitation", "layout", "peers",
-                   "bridge", "toml_table", "house"},
+                   "moves", "bridge", "toml_table", "house"},
     "cli": {"config", "control", "operations", "daemon", "layout", "invitation", "io", "crypto",
             "wire", "bridge", "peers", "profiles", "house", "serve", "board"},
     "__main__": {"cli"},

@@ -116,7 +116,7 @@ def _split(arguments: list[str]) -> tuple[Path, str, list[str]]:
 
 def _plain_options(name: str, words: list[str]) -> dict[str, object] | None:
     """The few options of the daemons; None for anything else (--help, mistakes)."""
-    plain: dict[str, object] = {"verbose": False, "address": "", "keylog": None}
+    plain: dict[str, object] = {"verbose": False, "address": "", "keylog": None, "drain": ""}
     left = list(words)
     while left:
         word = left.pop(0)

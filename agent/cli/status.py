@@ -38,6 +38,7 @@ def describe(status: dict[str, Any]) -> str:
         server = status.get("server") or {}
         lines.append(
             f"  mediates at {status['mediates']}: {server.get('registered', 0)} registered"
+            + _draining(server)
         )
     lines += [_mediator(m) for m in status["mediators"]]
     rows = [_peer(p) for p in status["peers"]]
@@ -54,8 +55,15 @@ def describe(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _draining(server: dict[str, Any]) -> str:
+    to = server.get("draining_to")
+    return f", draining to {to}: {server.get('moved', 0)} moved" if to else ""
+
+
 def _mediator(m: dict[str, Any]) -> str:
     text = f"  mediator {m['name']}  {m['state']}"
+    if m["moved_from"]:
+        text += f" at {m['address']} (instead of {m['moved_from']})"
     if m["state"] == "registered":
         seen = f", seen as {m['reflexive']}" if m["reflexive"] else ""
         resumed = ", resumed by ticket" if m["resumed"] else ""

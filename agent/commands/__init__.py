@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.commands.connecting import Connecting
+from agent.commands.draining import Draining
 from agent.commands.pairing import Pairing
 from agent.commands.part import Events, Part, Send
 from agent.commands.points import Points
@@ -26,7 +27,13 @@ class Commands:
 
     def __init__(self, daemon: Daemon) -> None:
         connecting = Connecting(daemon)
-        self._parts = (Looking(daemon), connecting, Pairing(daemon), Points(daemon, connecting))
+        self._parts = (
+            Looking(daemon),
+            connecting,
+            Pairing(daemon),
+            Points(daemon, connecting),
+            Draining(daemon),
+        )
 
     async def handle(self, request: dict[str, Any], send: Send) -> None:
         """Carry out one request; the last line sent is final."""

@@ -34,6 +34,7 @@ from agent.toml_table import Table, parse_toml
 from agent.wire.codes import ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import Proposal, parse_proposals
+from agent.wire.redirect import GatewayId
 from agent.wire.selectors import TrafficSelector
 
 if TYPE_CHECKING:
@@ -226,12 +227,32 @@ def _mediate(table: Table, read: Callable[[str], bytes] | None) -> MediateConfig
             raise table.wrong("address", str(error)) from None
     config = MediateConfig(
         address=address,
+        anycast=_anycast(table, address),
         local_id=_identity(table, "local_id"),
         proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
         peers=tuple(_mediated_peer(name, inner, read) for name, inner in table.tables("peer")),
     )
     table.done()
     return config
+
+
+def _anycast(table: Table, address: str) -> tuple[bytes, ...]:
+    """Who comes to one of these is sent to `address`, which belongs to this server alone."""
+    try:
+        anycast = tuple(ipaddress.ip_address(text).packed for text in table.texts("anycast"))
+    except ValueError:
+        raise table.wrong("anycast", 'addresses are wanted, like ["192.0.2.1"].') from None
+    if anycast and not address:
+        raise table.missing("address", "who comes to an anycast address is sent to it.")
+    try:
+        shared = bool(anycast) and GatewayId.of_host(split_host(address)[0]).ip in anycast
+    except ValueError:
+        raise table.wrong(
+            "address", "who comes to an anycast address cannot be sent to it."
+        ) from None
+    if shared:
+        raise table.wrong("anycast", "address is another one, of this server alone.")
+    return anycast
 
 
 def _mediated_peer(

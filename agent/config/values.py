@@ -93,6 +93,7 @@ class MediateConfig:
     """This machine is a mediation server."""
 
     address: str  # what others are told to reach it by
+    anycast: tuple[bytes, ...]  # packed addresses that several servers share (RFC 5685 §4)
     local_id: Identification | None
     proposals: tuple[Proposal, ...]
     peers: tuple[MediatedPeerConfig, ...]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from agent.engine.backoff import Backoff, Random
 from agent.engine.events import Event, PeerChanged, ResolveWanted, TunnelDown, TunnelUp
+from agent.engine.redirection import Place, Redirection
 from agent.engine.registration import Registration
 from agent.engine.registration import State as RegistrationState
 from agent.engine.sentences import connect_failed, peer_closed
 from agent.ike.events import CloseReason
+from agent.ike.redirect import RedirectClient
 from agent.mediation.events import ConnectFailed, ConnectStage
 from agent.status import PeerStatus
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         ChildSaRekeyed,
         IkeSaClosed,
         IkeSaEstablished,
+        Redirected,
     )
     from agent.ike.extension import Extension
     from agent.ike.table import Ike
@@ -90,6 +93,13 @@ class Connection:
         self._doubtful = False  # up, but nothing comes back
         self._candidates: list[Path] = []  # of a peer that is called directly
         self._initiated: set[int] = set()
+        self.redirection = Redirection(
+            ("peer", entry.name),
+            ike,
+            emit,
+            lambda: self._extensions,
+            self._on_redirection_failed,
+        )
 
     @property
     def ike_id(self) -> int | None:
@@ -205,6 +215,17 @@ class Connection:
         if self.state is State.ASKING and self.connect_id is None:
             self._fail(sentence, now)
 
+    def on_redirected(self, event: Redirected, now: float) -> None:
+        """The gateway, or who speaks in its name, sends us to another: by the same entry."""
+        host, port = event.gateway.host, event.original.port
+        place = Place(host, port, self.entry.peer, is_proven=event.proven)
+        self.redirection.follow(event, place, now)
+
+    def _on_redirection_failed(self, sentence: str, now: float) -> None:
+        """No gateway that we were sent to has taken us."""
+        if self.ike_id is None and self.state is State.CONNECTING:
+            self._fail(sentence, now)
+
     def on_progress(self, connect_id: bytes, stage: ConnectStage, now: float) -> None:
         """The mediated way came a stage further."""
         if self.state is State.UP:
@@ -230,7 +251,11 @@ class Connection:
 
     def on_established(self, event: IkeSaEstablished, now: float) -> None:
         """An IKE SA with this peer is up, whoever began."""
-        if event.ike_id == self._attempt:
+        if event.ike_id in self.redirection.attempts:
+            self.redirection.take(event.ike_id, now)
+            self._give_way(now)
+        elif event.ike_id == self._attempt:
+            self.redirection.drop(now)
             self._attempt = None
         if event.is_initiator:
             self._initiated.add(event.ike_id)
@@ -284,7 +309,8 @@ class Connection:
 
     def on_closed(self, event: IkeSaClosed, now: float) -> None:
         """The IKE SA ended."""
-        if not self.owns(event.ike_id):
+        sentence = peer_closed(event.reason, event.detail)
+        if self.redirection.on_closed(event, sentence, now) or not self.owns(event.ike_id):
             return
         self._sas.pop(event.ike_id, None)
         self._initiated.discard(event.ike_id)
@@ -293,9 +319,11 @@ class Connection:
         self._without_tunnel()
         if self._sas:
             return  # another one carries on
-        sentence = peer_closed(event.reason, event.detail)
-        if not event.established and self._candidates:
+        redirected = event.reason is CloseReason.REDIRECTED
+        if not event.established and self._candidates and not redirected:
             self._connect_next(now)
+        elif self.redirection.is_active:
+            self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)
         elif event.established and self.connect_id is not None and self.wanted:
             self._doubtful = False
             self._error = sentence
@@ -363,18 +391,28 @@ class Connection:
     def _connect(
         self, path: Path, extensions: tuple[Extension, ...], patience: float | None, now: float
     ) -> None:
+        # Whom a mediator introduced is at the end of one path, and nowhere else.
+        first = (RedirectClient(),) if self.entry.host else ()
         self._attempt = self._ike.connect(
             self.entry.peer,
             path,
             now,
-            extensions=(*extensions, *self._extensions),
+            extensions=(*first, *extensions, *self._extensions),
             patience=patience,
         )
         if self.state is not State.UP:
             self._path = path
             self._to(State.CONNECTING, now, now + ATTEMPT_SECONDS)
 
+    def _give_way(self, now: float) -> None:
+        """The gateway that we were sent to has us; what leads to the other one may go."""
+        before = [*self._sas] if self._attempt is None else [*self._sas, self._attempt]
+        self._attempt = None
+        for ike_id in before:
+            self._ike.close(ike_id, now)
+
     def _abandon(self, now: float) -> None:
+        self.redirection.drop(now)
         registration = self._registration()
         if self.connect_id is not None and registration is not None:
             registration.client.abandon(self.connect_id)

@@ -34,6 +34,7 @@ from agent.engine.sentences import REPLACED_OFTEN
 from agent.engine.translate import esp_parameters
 from agent.ike import events as ike_events
 from agent.ike.crash import Tokens
+from agent.ike.redirect import gateway_factory
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
 from agent.mediation import events as me
@@ -43,15 +44,17 @@ from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import Schedule
 from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
+from agent.wire.redirect import GatewayId, Successor
 
 if TYPE_CHECKING:
-    from agent.engine.entries import Enrol, MediatorEntry, PeerEntry, ServerEntry
+    from agent.engine.entries import Enrol, MediatorEntry, MediatorPlace, PeerEntry, ServerEntry
+    from agent.engine.redirection import Redirection
     from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
     from agent.ike.tickets import Tickets
     from agent.mediation.server import MediationServer
     from agent.wire.message import Message
-    from agent.wire.payloads import Identification
+    from agent.wire.payloads import Identification, Payload
     from agent.wire.proposals import Proposal
 
 Random = Callable[[int], bytes]
@@ -117,8 +120,10 @@ class Engine:
             settings=ike_settings,
             tokens=Tokens(restart_secret) if restart_secret is not None else None,
             tickets=tickets,
+            first_contact=self._first_contact,
             responder_extensions=(
                 self._server_extension,
+                gateway_factory(self._elsewhere),
                 responder_factory(lambda: [r.client for r in self._registrations.values()]),
                 lambda sa, message: EnrolmentExtension(self._on_enrol),
                 lambda sa, message: self._inner_offload,
@@ -138,6 +143,15 @@ class Engine:
         self._server.bind(self._ike)
         self._authority.server = entry
         self._tell_authority()
+
+    def drain(self, place: MediatorPlace, now: float) -> None:
+        """Be a mediation server no more: send everybody to the one at `place`, who comes too."""
+        from agent.mediation.drain import Drain
+
+        assert self._server is not None
+        successor = Successor(place.port, place.key)
+        self._server.drain = Drain(GatewayId.of_host(place.host), successor)
+        self.handle_timer(now)
 
     def set_mediators(self, entries: Sequence[MediatorEntry], now: float) -> None:
         """All registrations that are to stand; others end, new ones start."""
@@ -347,12 +361,14 @@ class Engine:
         """A frozen picture, without secrets."""
         server = None
         if self._server is not None:
-            counters = self._server.counters
+            counters, drain = self._server.counters, self._server.drain
             server = ServerStatus(
                 registered=len(self._server),
                 relayed=counters.get("relayed", 0),
                 refused=counters.get("failed", 0),
                 resumed=self._tickets.counters["resumed"] if self._tickets is not None else 0,
+                draining_to=drain.text if drain is not None else "",
+                moved=drain.moved if drain is not None else 0,
             )
         peers = []
         for name, connection in self._connections.items():
@@ -427,7 +443,7 @@ class Engine:
                 while self._server.poll_output() is not None:
                     busy = True
         for key in self._changed:  # each change of a deadline comes with an event
-            target = self._resolving(key)
+            target = self._owner_of(key)
             self._schedule.set(key, target.deadline if target is not None else None)
         self._changed.clear()
 
@@ -466,6 +482,11 @@ class Engine:
                 for registration in self._registrations.values():
                     if registration.ike_id == ike_id:
                         registration.restart(now)
+            case ike_events.Redirected(peer=name):
+                for registration in self._registrations.values():
+                    registration.on_redirected(output, now)
+                if name in self._connections:
+                    self._connections[name].on_redirected(output, now)
             case ike_events.IkeSaUnanswered(ike_id=ike_id):
                 self._on_unanswered(ike_id, now)
             case ike_events.IkeSaRekeyed():
@@ -478,7 +499,7 @@ class Engine:
             case Dropped(reason):
                 self.dropped[reason] += 1
             case me.Registered():
-                registration.on_registered(event.reflexive, now)
+                registration.on_registered(event.ike_id, event.reflexive, now)
                 for connection in self._connections.values():
                     if connection.entry.mediator == registration.entry.name:
                         connection.on_registered(now)
@@ -584,6 +605,15 @@ class Engine:
     def _server_extension(self, sa: IkeSa, message: Message | None) -> Extension | None:
         return self._server.factory(sa, message) if self._server is not None else None
 
+    def _first_contact(self, path: Path) -> GatewayId | None:
+        server = self._authority.server
+        if server is None or path.local.ip not in server.anycast:
+            return None
+        return GatewayId.of_host(server.host)
+
+    def _elsewhere(self, sa: IkeSa) -> Sequence[Payload]:
+        return self._server.elsewhere(sa) if self._server is not None else ()
+
     def _owner(self, ike_id: int) -> Connection | None:
         return self._by_ike_id.get(ike_id)
 
@@ -593,9 +623,17 @@ class Engine:
         called = self._by_pseudonym.get(event.pseudonym.key, ())
         return next((c for c in called if c.connect_id == event.connect_id), None)
 
-    def _resolving(self, key: Key) -> Registration | Connection | None:
+    def _owner_of(self, key: Key) -> Registration | Connection | None:
         kind, name = key
-        return self._registrations.get(name) if kind == "mediator" else self._connections.get(name)
+        if kind.startswith("mediator"):
+            return self._registrations.get(name)
+        return self._connections.get(name)
+
+    def _resolving(self, key: Key) -> Registration | Connection | Redirection | None:
+        owner = self._owner_of(key)
+        if owner is None or " redirect" not in key[0]:
+            return owner
+        return owner.redirection if owner.redirection.key == key else None
 
     def _leaves_from(self, ike_id: int, addresses: set[bytes]) -> bool:
         sa = self._ike.sa(ike_id)

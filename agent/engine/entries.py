@@ -14,15 +14,39 @@ if TYPE_CHECKING:
     from agent.wire.proposals import Proposal
 
 
+USUAL_PORT = 4500
+
+
+@dataclass(frozen=True, slots=True)
+class MediatorPlace:
+    """A mediation server of our kind: where it is, and its public key (32 octets)."""
+
+    host: str
+    port: int
+    key: bytes
+
+    @property
+    def address(self) -> str:
+        """As a person writes it: the usual port is left out."""
+        if self.port == USUAL_PORT:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediatorEntry:
-    """A mediation server to register with as `peer.local_id`, for as long as the entry stands."""
+    """A mediation server to register with as `peer.local_id`, for as long as the entry stands.
+
+    `moved`: which one it handed us over to in an earlier run; tried first. It changes while the
+    registration stands, and makes no other entry of it.
+    """
 
     name: str
     host: str
     port: int
     peer: Peer
     announces: bool = True  # whether our list of accepted pseudonyms is told (our own mediators)
+    moved: MediatorPlace | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +80,18 @@ class MediatedPeer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerEntry:
-    """This engine is a mediation server."""
+    """This engine is a mediation server.
+
+    Who comes to one of the `anycast` addresses is sent to `host`, its own (RFC 5685 §4).
+    """
 
     key: SigningKey
     local_id: Identification
     proposals: tuple[Proposal, ...]
     # By Identification.key.
     peers: Mapping[tuple[int, bytes], MediatedPeer] = field(default_factory=dict)
+    host: str = ""
+    anycast: frozenset[bytes] = frozenset()
 
 
 # Called with the one-time public key and the data of N(HG_ENROLL); answers the data of

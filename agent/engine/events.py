@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agent.datagram import Path, Transmit
 
 if TYPE_CHECKING:
+    from agent.engine.entries import MediatorPlace
     from agent.wire.selectors import TrafficSelector
 
 
@@ -35,6 +36,17 @@ class MediatorChanged:
     state: str
     reflexive: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediatorMoved:
+    """To be kept: a mediator handed us over to another one, where we are registered now.
+
+    `successor` None: we are back where the entry says.
+    """
+
+    name: str
+    successor: MediatorPlace | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +95,7 @@ Event = (
     Packets
     | ResolveWanted
     | MediatorChanged
+    | MediatorMoved
     | PeerChanged
     | TunnelUp
     | TunnelDown

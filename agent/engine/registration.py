@@ -6,9 +6,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.engine.backoff import STABLE_SECONDS, Backoff, Random
-from agent.engine.events import Event, MediatorChanged, Notice, ResolveWanted
+from agent.engine.entries import MediatorPlace
+from agent.engine.events import Event, MediatorChanged, MediatorMoved, Notice, ResolveWanted
+from agent.engine.redirection import PATH_SECONDS, Place, Redirection, handed_over
 from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.ike.events import CloseReason
+from agent.ike.pad import KeyAuth
+from agent.ike.redirect import RedirectClient
 from agent.ike.resumption import TicketHolder
 from agent.status import MediatorStatus
 
@@ -17,14 +21,13 @@ if TYPE_CHECKING:
 
     from agent.datagram import Address, Path
     from agent.engine.entries import MediatorEntry
-    from agent.ike.events import IkeSaClosed
+    from agent.ike.events import IkeSaClosed, Redirected
     from agent.ike.table import Ike
     from agent.mediation.client import MediationClient
 
 RETRY_FIRST = 2.0  # seconds; a mediator that restarts is back at once
 RETRY_LIMIT = 120.0  # seconds; 400 gateways then knock three times a second at most
 RESOLVE_SECONDS = 30.0  # a resolver that never answers
-PATH_SECONDS = 5.0  # for the answer to IKE_SA_INIT where the name has another address
 
 
 class State(StrEnum):
@@ -37,7 +40,12 @@ class State(StrEnum):
 
 
 class Registration:
-    """Drives one `MediationClient` and the IKE SA under it. `deadline` is polled by the engine."""
+    """Drives one `MediationClient` and the IKE SA under it. `deadline` is polled by the engine.
+
+    `_places`: where to register, in the order in which to try, the entry's own among them; a
+    mediator that hands us over puts another before it. `_place`: where we are, or try to be.
+    More attributes than the soft limit: what is shown of it is half of them.
+    """
 
     def __init__(
         self,
@@ -60,14 +68,22 @@ class Registration:
         self._reflexive: Address | None = None
         self._since = 0.0
         self._error = ""
+        self._places = _places(entry)
+        self._place = self._places[0]
+        self.redirection = Redirection(
+            ("mediator", entry.name),
+            ike,
+            emit,
+            lambda: (self.client.extension,),
+            self._on_redirection_failed,
+        )
 
     def start(self, now: float) -> None:
         """Look the server up, then connect."""
+        self._place = place = self._places[0]
         self._to(State.RESOLVING, now, now + RESOLVE_SECONDS)
         self._emit(
-            ResolveWanted(
-                key=("mediator", self.entry.name), host=self.entry.host, port=self.entry.port
-            )
+            ResolveWanted(key=("mediator", self.entry.name), host=place.host, port=place.port)
         )
 
     def restart(self, now: float) -> None:
@@ -83,6 +99,7 @@ class Registration:
 
     def stop(self, now: float) -> None:
         """The entry is gone."""
+        self.redirection.drop(now)
         if self.ike_id is not None:
             self._ike.close(self.ike_id, now)
             self.ike_id = None
@@ -99,8 +116,24 @@ class Registration:
         if self.state is State.RESOLVING:
             self._fail(sentence, now)
 
-    def on_registered(self, reflexive: Address | None, now: float) -> None:
+    def on_redirected(self, event: Redirected, now: float) -> None:
+        """The server, or who speaks in its name, sends us to another one."""
+        attempts = self.redirection.attempts
+        if event.ike_id != self.ike_id and event.ike_id not in attempts:
+            return
+        peer, port = attempts.get(event.ike_id, self._place).peer, event.original.port
+        if event.successor is not None and (other := handed_over(peer, event.successor.key)):
+            peer, port = other, event.successor.port
+        place = Place(event.gateway.host, port, peer, is_proven=event.proven)
+        self.redirection.follow(event, place, now)
+
+    def on_registered(self, ike_id: int, reflexive: Address | None, now: float) -> None:
         """The server counts us as online."""
+        if ike_id in self.redirection.attempts:
+            self._move(ike_id, now)
+        elif ike_id == self.ike_id:
+            self.redirection.drop(now)
+            self._settle_at(self._place)
         self._error = ""
         self._reflexive = reflexive
         self._to(State.REGISTERED, now, None)
@@ -112,16 +145,22 @@ class Registration:
 
     def on_closed(self, event: IkeSaClosed, now: float) -> None:
         """The IKE SA under it ended."""
-        if event.ike_id != self.ike_id:
+        sentence = mediator_closed(event.reason, event.detail)
+        if self.redirection.on_closed(event, sentence, now) or event.ike_id != self.ike_id:
             return
         self.ike_id = None
-        if not event.established and self._candidates:
+        redirected = event.reason is CloseReason.REDIRECTED
+        if not event.established and self._candidates and not redirected:
             self._connect_next(now)
+            return
+        if self.redirection.is_active:
+            self._reflexive = None
+            self._to(State.CONNECTING, now, now + RESOLVE_SECONDS)
             return
         lasted = now - self._since if self.state is State.REGISTERED else 0.0
         if self.state is State.REGISTERED and self._backoff.on_lost(lasted):
             self._emit(Notice(text=f"mediator {self.entry.name}: {FLAPPING}"))
-        self._fail(mediator_closed(event.reason, event.detail), now)
+        self._fail(sentence, now)
         if event.reason is CloseReason.RESTARTED and lasted >= STABLE_SECONDS:
             self.start(now)  # it is there; or, soon after, another machine has our keys
 
@@ -136,7 +175,10 @@ class Registration:
             case State.WAITING:
                 self.start(now)
             case State.RESOLVING:
-                self._fail(f"{self.entry.host} was not looked up in time.", now)
+                self._fail(f"{self._place.host} was not looked up in time.", now)
+            case State.CONNECTING if self.ike_id is None and not self.redirection.attempts:
+                self.redirection.drop(now)
+                self._fail("the server that we were sent to was not looked up in time.", now)
             case _:
                 self.deadline = None
 
@@ -144,8 +186,9 @@ class Registration:
         """For people."""
         return MediatorStatus(
             name=self.entry.name,
-            address=f"{self.entry.host}:{self.entry.port}",
+            address=self._place.text,
             state=self.state.value,
+            moved_from=home.text if self._place.text != (home := _home(self.entry)).text else "",
             reflexive=str(self._reflexive or ""),
             resumed=self.state is State.REGISTERED and self._tickets.resumed,
             since=now - self._since,
@@ -157,24 +200,55 @@ class Registration:
 
     def _connect_next(self, now: float) -> None:
         if not self._candidates:
-            self._fail(f"{self.entry.host} has no address that can be reached from here.", now)
+            self._fail(f"{self._place.host} has no address that can be reached from here.", now)
             return
         path = self._candidates.pop(0)
         self.ike_id = self._ike.connect(
-            self.entry.peer,
+            self._place.peer,
             path,
             now,
-            extensions=(self.client.extension, self._tickets.extension),
+            extensions=(RedirectClient(), self.client.extension, self._tickets.extension),
             patience=PATH_SECONDS if self._candidates else None,
         )
         self._to(State.CONNECTING, now, None)
 
+    def _move(self, ike_id: int, now: float) -> None:
+        """The server that we were sent to has us; the other one may go."""
+        before, self.ike_id = self.ike_id, ike_id
+        self._place = self.redirection.take(ike_id, now)
+        self._candidates = []
+        if self._place.is_proven:
+            self._settle_at(self._place)
+        if before is not None:
+            self._ike.close(before, now)
+
+    def _settle_at(self, place: Place) -> None:
+        """We are registered at `place`: next time it is tried first, in the next run too."""
+        before = self._places[0].text, self._places[0].peer, len(self._places)
+        home = _home(self.entry)
+        self._places = [place, home] if place.is_proven else [home]
+        if before == (place.text, place.peer, len(self._places)):
+            return
+        auth = place.peer.remote_auth
+        if not place.is_proven:
+            self._emit(MediatorMoved(name=self.entry.name, successor=None))
+        elif isinstance(auth, KeyAuth):
+            there = MediatorPlace(place.host, place.port, auth.public)
+            self._emit(MediatorMoved(name=self.entry.name, successor=there))
+
+    def _on_redirection_failed(self, sentence: str, now: float) -> None:
+        """No server that we were sent to has taken us."""
+        if self.ike_id is None and self.state is State.CONNECTING:
+            self._fail(sentence, now)
+
     def _fail(self, sentence: str, now: float) -> None:
+        self._places.append(self._places.pop(0))
         self._error = sentence
         self._reflexive = None
         self._to(State.WAITING, now, now + self._backoff.next_delay())
 
     def _drop_sa(self, now: float) -> None:
+        self.redirection.drop(now)
         if self.ike_id is not None:
             ike_id, self.ike_id = self.ike_id, None
             self._ike.close(ike_id, now, silent=True)
@@ -192,3 +266,19 @@ class Registration:
                 error=self._error if state is State.WAITING else "",
             )
         )
+
+
+def _home(entry: MediatorEntry) -> Place:
+    return Place(entry.host, entry.port, entry.peer)
+
+
+def _places(entry: MediatorEntry) -> list[Place]:
+    """Where an earlier run was handed over to, and where the entry says."""
+    home, moved, auth = _home(entry), entry.moved, entry.peer.remote_auth
+    if moved is None or not isinstance(auth, KeyAuth):
+        return [home]
+    same = auth.public == moved.key
+    peer = entry.peer if same else handed_over(entry.peer, moved.key)
+    if peer is None:
+        return [home]
+    return [Place(moved.host, moved.port, peer, is_proven=True), home]

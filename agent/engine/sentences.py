@@ -14,12 +14,18 @@ _MEDIATOR: dict[CloseReason, str] = {
     "proposals; compare `proposals` on both sides.",
     CloseReason.BY_PEER: "the mediation server closed the registration.",
     CloseReason.RESTARTED: "the mediation server was restarted.",
+    CloseReason.REDIRECTED: "the mediation server sends us to others, five times in five minutes; "
+    "are two of them drained to each other?",
     CloseReason.REPLACED: "another machine registered with the same key; was this board's image "
     "copied? Each machine needs keys of its own.",
 }
 FLAPPING = (
     "the registration is lost again and again soon after it was made. Another machine may use the "
     "same keys (was this board's image copied?): each needs keys of its own. Or the network is bad."
+)
+LOOPING = (
+    "we are redirected again and again, five times in five minutes: not followed for a while. "
+    "Do two gateways (or drained mediation servers) redirect to each other?"
 )
 REPLACED_OFTEN = (
     "its connection is replaced again and again. Two machines may use the same keys (was a board's "
@@ -37,6 +43,7 @@ _PEER: dict[CloseReason, str] = {
     CloseReason.BY_PEER: "the other side closed the connection.",
     CloseReason.RESTARTED: "the other side was restarted.",
     CloseReason.REPLACED: "a newer connection took its place.",
+    CloseReason.REDIRECTED: "it sends us to other gateways, five times in five minutes.",
 }
 _OTHER: dict[CloseReason, str] = {
     CloseReason.DELETED: "it was closed here, as our own address changed or nobody wants it",

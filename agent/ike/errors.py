@@ -119,6 +119,7 @@ _REASONS: Final[dict[int, CloseReason]] = {
     NotifyType.INVALID_KE_PAYLOAD: CloseReason.NO_PROPOSAL_CHOSEN,
     NotifyType.AUTHENTICATION_FAILED: CloseReason.AUTHENTICATION_FAILED,
     NotifyType.TS_UNACCEPTABLE: CloseReason.TS_UNACCEPTABLE,
+    NotifyType.REDIRECT: CloseReason.REDIRECTED,
 }
 
 

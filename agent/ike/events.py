@@ -13,8 +13,9 @@ from agent.datagram import Dropped, Transmit
 
 if TYPE_CHECKING:
     from agent.crypto.keymat import IkeKeys
-    from agent.datagram import Path
+    from agent.datagram import Address, Path
     from agent.wire.payloads import Identification
+    from agent.wire.redirect import GatewayId, Successor
     from agent.wire.selectors import TrafficSelector
 
 
@@ -29,6 +30,7 @@ class CloseReason(StrEnum):
     NO_PROPOSAL_CHOSEN = "no_proposal_chosen"
     TS_UNACCEPTABLE = "ts_unacceptable"
     REPLACED = "replaced"  # by a newer SA with the same peer
+    REDIRECTED = "redirected"  # to another gateway (RFC 5685); where to is in `Redirected`
     REKEY_FAILED = "rekey_failed"  # the lifetime ended first
     PROTOCOL_ERROR = "protocol_error"  # somebody does not follow the RFC
     REFUSED = "refused"  # another error notify; its name is the detail
@@ -77,6 +79,24 @@ class ReauthenticationDue:
 
     ike_id: int
     peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirected:
+    """We began; the gateway at `original` sends us to `gateway` (RFC 5685).
+
+    Not `proven`: somebody who saw our IKE_SA_INIT says so, and the attempt goes on. Proven: the
+    gateway said it in IKE_AUTH, then the IKE SA closes right after this (REDIRECTED), or later
+    on, then it lives. `successor`: another key at another port is as good as its own, says a
+    mediator of our kind.
+    """
+
+    ike_id: int
+    peer: str
+    gateway: GatewayId
+    original: Address
+    proven: bool
+    successor: Successor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +221,7 @@ Event = (
     | IkeSaRekeyed
     | IkeSaUnanswered
     | ReauthenticationDue
+    | Redirected
     | IkeSaClosed
     | ChildSaEstablished
     | ChildSaRekeyed

@@ -21,7 +21,7 @@ from agent.crypto.auth import (
     verify_psk_auth,
     verify_signature_auth,
 )
-from agent.ike import ppk, resumption, tickets
+from agent.ike import ppk, redirect, resumption, tickets
 from agent.ike.child import ChildSa, announce
 from agent.ike.errors import (
     AuthenticationFailed,
@@ -255,7 +255,7 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
         extension.on_request(sa, message, payloads, now)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
     child = None
-    if message.first(SaPayload) is not None:
+    if message.first(SaPayload) is not None and not redirect.is_told(payloads):
         try:
             child = _grant_child(sa, peer, message, payloads)
         except ProtocolError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agent.crypto.auth import SigningKey
 from agent.crypto.keymat import skeyseed
 from agent.datagram import Path, Transmit
-from agent.ike import intermediate
+from agent.ike import intermediate, redirect
 from agent.ike.errors import (
     Ignored,
     InvalidKePayload,
@@ -205,6 +205,8 @@ def _on_error(sa: IkeSa, message: Message, now: float) -> None:
         hs.kex = sa.table.key_exchange(group)
         _start_over(sa, now)
         return
+    if redirect.on_unproven(sa, message):
+        return
     error = error_of(message)
     if error is None:
         raise Ignored("no_sa_payload")
@@ -289,6 +291,10 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     if message is None or not admits(table, path, message, data, now):
         return
     try:
+        elsewhere = redirect.at_first(table, path, message)
+        if elsewhere is not None:
+            answer(table, path, data, header, NotifyType.REDIRECT, elsewhere)
+            return
         proposals = usable(table.pad.responder_proposals(path, message), table.supports_group)
         if message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
             proposals = without_additional(proposals)  # RFC 9370 §2.2.1

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from agent.crypto.keymat import resumed_skeyseed
 from agent.crypto.ticket import InvalidTicket, tag_of
 from agent.datagram import Path
-from agent.ike import ike_auth, ike_sa_init
+from agent.ike import ike_auth, ike_sa_init, redirect
 from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError
 from agent.ike.exchange import Task
 from agent.ike.handshake import Handshake, derive
@@ -125,7 +125,7 @@ def on_response(sa: IkeSa, path: Path, header: Header, data: bytes, now: float) 
         message = decode_message(data, header)
     except UnsupportedCriticalPayload:
         raise Ignored("unsupported_critical_payload") from None
-    if ike_sa_init.follows_cookie(sa, message, now):
+    if ike_sa_init.follows_cookie(sa, message, now) or redirect.on_unproven(sa, message):
         return
     if message.notify(NotifyType.TICKET_NACK) is not None or error_of(message) is not None:
         resumption = resumption_of(sa)

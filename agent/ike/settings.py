@@ -20,6 +20,9 @@ class IkeSettings:
     can be looked for beside the SA. A peer that says (unproven) that it does not know the SA has
     `hint_give_up` seconds, or four round trips, left to answer (§2.4, §2.21.4).
 
+    Redirect (RFC 5685 §5, §6): who was sent elsewhere in IKE_AUTH deletes the IKE SA within
+    `redirect_seconds`, else we do.
+
     Half-open SAs: `half_open_seconds` after IKE_SA_INIT one that did not authenticate goes. From
     `cookie_threshold` of them on in all, or `cookie_threshold_net` from one /24 or /64, a COOKIE is
     asked for (§2.6). At the limits the oldest goes first: 1024 half-open SAs are about 5 MB.
@@ -36,6 +39,7 @@ class IkeSettings:
     doubt_seconds: float = 2.5
     hint_give_up: float = 1.5
     error_grace: float = 4.0
+    redirect_seconds: float = 10.0
     half_open_seconds: float = 30.0
     cookie_threshold: int = 64
     cookie_threshold_net: int = 16

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from agent.ike.tickets import Tickets
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
+    from agent.wire.redirect import GatewayId
 
 Random = Callable[[int], bytes]
 OnResponse = Callable[["Message | None", float], None]
@@ -76,11 +77,15 @@ class Ike:
         tickets: Tickets | None = None,
         key_exchange: KeyExchangeFactory = generate_key_exchange,
         supports_group: Callable[[int], bool] = supports_group,
+        first_contact: Callable[[Path], GatewayId | None] | None = None,
     ) -> None:
         """`extensions` are made for every IKE SA, whoever begins (then without a message).
 
         `tokens`: quick crash detection is done with these; `tickets` are given and taken back.
+        `first_contact`: where a client is sent that comes along this path for the first time (RFC
+        5685 §4), None: it is right here.
         """
+        self.first_contact = first_contact
         self.supports_group = supports_group
         self.pad = pad
         self.random = random

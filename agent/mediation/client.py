@@ -176,7 +176,12 @@ class MediationClient:
     def on_registered(
         self, registration: RegistrationExtension, own_id: Identification, now: float
     ) -> None:
-        """A mediation connection is up; an older one does not count any more."""
+        """A mediation connection is up; an older one does not count any more.
+
+        What was asked there is asked here anew: the answer may be given to the other mediator.
+        """
+        if self._registration is not None:
+            self.calls.registration_lost()
         self._registration = registration
         self._own_id = own_id
         self._reflexive = registration.reflexive

@@ -9,6 +9,7 @@ for others (strongSwan) `allowed(caller, called)` decides, and without it nobody
 "offline", "not allowed" and "too many" are the same ME_CONNECT_FAILED.
 
 Left out: relaying of payload, and taking a pseudonym for anything but the identity that IKE proved.
+Longer than the soft limit: all of it is about the one table of those online.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from agent.ike import redirect
 from agent.ike.errors import NoAdditionalSas
+from agent.ike.events import CloseReason
 from agent.ike.extension import Extension
 from agent.ike.half_open import network_of
 from agent.mediation.budget import Bucket
@@ -37,9 +40,9 @@ from agent.wire.payloads import NotifyPayload, SaPayload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.ike.events import CloseReason
     from agent.ike.sa import IkeSa
     from agent.ike.table import Ike
+    from agent.mediation.drain import Drain
     from agent.mediation.settings import MediationSettings, Random
     from agent.wire.message import Message
     from agent.wire.payloads import Identification, Payload
@@ -116,12 +119,17 @@ class ServerExtension(Extension):
     def on_established(self, sa: IkeSa, now: float) -> None:
         """See Extension."""
         assert sa.remote_id is not None
+        if redirect.leaves(sa):
+            return
         self._server.register(self, sa.remote_id, now, network_of(sa.path.remote))
 
     def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
         """See Extension."""
         self._server.accepted -= len(self.accepts or ())
         self.accepts = None
+        if self._server.drain is not None:
+            by_peer = reason is CloseReason.BY_PEER
+            self._server.drain.gone(self.ike_id, by_peer=by_peer)
         self._server.unregister(self, now)
 
 
@@ -138,6 +146,7 @@ class MediationServer:
         self.settings = settings
         self.counters: Counter[str] = Counter()
         self.accepted = 0  # hashes in the lists of all peers
+        self.drain: Drain | None = None  # set when everybody is to go to another server
         self._networks: Counter[bytes] = Counter()
         self._allowed = allowed
         self._ike: Ike | None = None
@@ -164,14 +173,41 @@ class MediationServer:
         """Send callbacks. Not where they arise: R's IKE_AUTH response goes out first."""
         while self._due:
             self._call_back(self._due.popleft(), now)
+        if self.drain is not None:
+            self._redirect(self.drain, now)
 
     def next_timeout(self) -> float | None:
-        """At once (0) while callbacks wait; nothing else here has a time."""
-        return 0.0 if self._due else None
+        """At once (0) while callbacks wait; nothing else here has a time, but for draining."""
+        if self._due:
+            return 0.0
+        return self.drain.next_timeout if self.drain is not None else None
 
     def poll_output(self) -> ServerEvent | None:
         """What happened."""
         return self._outputs.popleft() if self._outputs else None
+
+    # -- draining --------------------------------------------------------------------------------
+
+    def elsewhere(self, sa: IkeSa) -> list[Payload]:
+        """What the client of a new mediation connection is told in IKE_AUTH, for `Ike`.
+
+        Only one of our own kind: strongSwan's charon 5.9.8 follows such a redirect into a double
+        free. It is let in, and redirected right after that, which it survives.
+        """
+        peer = _of(sa)
+        if self.drain is None or peer is None or peer.accepts is None:
+            return []
+        return self.drain.said(ours=True)
+
+    def _redirect(self, drain: Drain, now: float) -> None:
+        assert self._ike is not None
+        for ike_id in drain.due(lambda: [peer.ike_id for peer in self._online.values()], now):
+            sa = self._ike.sa(ike_id)
+            peer = _of(sa) if sa is not None else None
+            if peer is not None:
+                said = drain.said(ours=peer.accepts is not None)
+                if redirect.send_elsewhere(self._ike, ike_id, said, now):
+                    drain.asked(ike_id)
 
     # -- registrations ---------------------------------------------------------------------------
 
@@ -199,6 +235,8 @@ class MediationServer:
         self._networks[network] += 1
         self._online[identity.key] = peer
         self.counters["registered"] += 1
+        if self.drain is not None:
+            self.drain.came(peer.ike_id, now)
         if older is not None and older is not peer:
             self._forget_callbacks(older)
             self._leave_network(older)
@@ -414,3 +452,8 @@ class MediationServer:
                 self._send(caller, content, lambda message, response_at: None, now)
         if not self._wanted.get(called_key, True):
             del self._wanted[called_key]
+
+
+def _of(sa: IkeSa) -> ServerExtension | None:
+    """The mediation connection that `sa` is."""
+    return next((e for e in sa.extensions if isinstance(e, ServerExtension)), None)

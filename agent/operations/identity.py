@@ -18,6 +18,7 @@ from agent.config import load_config
 from agent.crypto.auth import load_private_key
 from agent.errors import HearthgateError, InputError
 from agent.layout import Layout
+from agent.moves import Moves
 from agent.operations.setup import daemon_runs
 from agent.peers import Peers
 from board import storage
@@ -130,6 +131,7 @@ def _files(layout: Layout) -> dict[str, Path]:
         "identity": layout.identity_key,
         "mediation": layout.mediation_key,
         "peers": layout.peers,
+        "mediators": layout.moves,
         "config": layout.config,
     }
 
@@ -144,6 +146,8 @@ def _check(files: dict[str, bytes], source: Path) -> None:
             load_config(files["config"].decode(), str(source))
         if "peers" in files:
             Peers.from_json(json.loads(files["peers"])["content"])
+        if "mediators" in files:
+            Moves.from_json(json.loads(files["mediators"])["content"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source} is damaged: {error}.") from None
 

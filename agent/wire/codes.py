@@ -159,6 +159,7 @@ class NotifyType(IntEnum):
     HG_ENROLL = 41002  # a new operator hands over its permanent keys
     HG_ENROLLED = 41003  # and the gateway has stored them
     HG_INNER_OFFLOAD = 41004  # checksums of inner TCP and UDP need not be computed
+    HG_REDIRECT = 41006  # beside REDIRECT: port and key of the mediator that takes over
 
     @property
     def is_error(self) -> bool:
@@ -397,6 +398,14 @@ class TsType(IntEnum):
     TS_IPV6_ADDR_RANGE = 8
     TS_FC_ADDR_RANGE = 9  # RFC 4595
     TS_SECLABEL = 10  # RFC 9478
+
+
+class GatewayIdType(IntEnum):
+    """GW Ident Type of REDIRECT and REDIRECTED_FROM (RFC 5685 §12)."""
+
+    IPV4 = 1
+    IPV6 = 2
+    FQDN = 3
 
 
 class EndpointFamily(IntEnum):

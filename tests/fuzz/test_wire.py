@@ -41,6 +41,7 @@ from agent.wire.payloads import (
     VendorIdPayload,
 )
 from agent.wire.proposals import Proposal, Transform, accepted, choose
+from agent.wire.redirect import Redirect, Successor, decode_redirected_from, encode_gateway
 from agent.wire.selectors import TrafficSelector, narrow
 from agent.wire.text import MAX_TEXT, printable
 from tests.unit.wire import samples
@@ -182,6 +183,21 @@ def test_any_octets_are_an_endpoint_or_a_wire_error(data):
     except WireError:
         return
     assert MeEndpoint.decode(endpoint.encode()) == endpoint
+
+
+@settings(max_examples=1000)
+@given(st.binary(max_size=4), st.binary(max_size=40), st.booleans())
+def test_any_octets_are_a_redirect_that_comes_back_or_a_wire_error(start, rest, with_nonce):
+    data = start + rest
+    with suppress(WireError):
+        redirect = Redirect.decode(data, with_nonce=with_nonce)
+        assert redirect.encode() == data
+        assert redirect.gateway.host.isprintable()
+        assert bool(redirect.nonce) == with_nonce
+    with suppress(WireError):
+        assert encode_gateway(decode_redirected_from(data)) == data
+    with suppress(WireError):
+        assert Successor.decode(data).encode() == data
 
 
 def test_mutated_checks_are_refused_or_come_back():

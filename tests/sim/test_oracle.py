@@ -28,6 +28,7 @@ from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import CloseReason
 from agent.ike.informational import DeleteChild
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, Ppk, PskAuth
+from agent.ike.redirect import gateway_factory, redirection, send_elsewhere
 from agent.ike.resumption import TicketHolder
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState
@@ -36,6 +37,7 @@ from agent.ipsec.spd import ALL, Grants
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import parse_proposals
+from agent.wire.redirect import GatewayId
 from agent.wire.selectors import TrafficSelector
 from tests.support.echoes import echo_reply, echo_request, is_request
 from tests.support.network import Network
@@ -301,6 +303,26 @@ def crash(s: Stage) -> None:
     s.close()
 
 
+def redirects(s: Stage) -> None:
+    """In IKE_SA_INIT, in IKE_AUTH and on a living IKE SA; each time b sends a to b by its name."""
+    gateway = GatewayId.of_host("gw.example.org")
+    ike, once = s.b.engine._ike, [gateway]
+    ike.first_contact = lambda path: once.pop() if once else None
+    s.connect()
+    s.echo()
+    first = s.a.sas[0].spis
+    s.do(lambda now: send_elsewhere(ike, s.b.sas[0].ike_id, redirection(gateway), now), seconds=3)
+    assert [sa.spis for sa in s.a.sas] != [first]
+    s.echo()
+    s.close()
+    told = [redirection(gateway)]
+    elsewhere = gateway_factory(lambda sa: told.pop() if told else [])
+    ike.attachment._responder = (elsewhere, *ike.attachment._responder)
+    s.connect()
+    s.echo()
+    s.close()
+
+
 def repeated_authentication(s: Stage) -> None:
     s.connect()
     spis = s.a.sas[0].spis
@@ -359,6 +381,11 @@ SCENES = [
         ("(16435)",),
         a={"ppk": replace(PPK, required=False)},
         unnamed=frozenset({USE_PPK}),
+    ),
+    Scene(
+        "redirect",
+        redirects,
+        ("REDIRECT_SUPPORTED (16406)", "REDIRECT (16407)", "REDIRECTED_FROM (16408)"),
     ),
     Scene(
         "crash detection",

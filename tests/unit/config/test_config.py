@@ -44,6 +44,7 @@ proposals = ["aes256gcm16-prfsha384-x25519"]
 
 [mediate]
 address = "here.example.org"
+anycast = ["192.0.2.1", "2001:db8::1"]
 local_id = "here.example.org"
 proposals = ["aes128-sha256-x25519"]
 
@@ -161,6 +162,7 @@ def test_mediate():
     mediate = full().mediate
     assert mediate is not None
     assert mediate.address == "here.example.org"
+    assert mediate.anycast == (bytes((192, 0, 2, 1)), bytes.fromhex("20010db8" + "0" * 23 + "1"))
     assert mediate.local_id == Identification.parse("here.example.org")
     old, new = mediate.peers
     assert old.may_call == (Identification.parse("new@example.org"),)
@@ -242,6 +244,10 @@ MISTAKES = [
     (f'[mediator.m]\naddress="m"\nlocal_id="a"\npsk="{PSK}"', "[mediator.m] id is missing", "psk"),
     (f'[mediator."a b"]\naddress = "m"\nkey = "{KEY}"', "[mediator.a b]:", "1 to 63 letters"),
     ('[mediate]\naddress = "a b"', "[mediate] address", "a host name or an address"),
+    ('[mediate]\nanycast = ["192.0.2.1"]', "[mediate] address is missing", "sent to it"),
+    ('[mediate]\naddress="a"\nanycast = ["b"]', "[mediate] anycast", "addresses are wanted"),
+    ('[mediate]\naddress="a%b"\nanycast=["::2"]', "[mediate] address", "cannot be sent to it"),
+    ('[mediate]\naddress="192.0.2.1:9"\nanycast=["192.0.2.1"]', "anycast", "another one"),
     ("[mediat]", "mediat is an unknown key", 'did you mean "mediat'),
     ("[mediate]\naddres = 1", "[mediate] addres is an unknown key", '"address"'),
     (f'[mediate.peer.p]\nkey = "{KEY}"', "[mediate.peer.p] id is missing", "registers with"),

@@ -8,6 +8,7 @@ import pytest
 
 from agent.commands import Looking
 from agent.commands.connecting import Connecting
+from agent.commands.draining import Draining
 from agent.commands.pairing import Pairing
 from agent.commands.points import Points
 from agent.control import COMMANDS, MAX_TEXT, check_request, event_line
@@ -25,6 +26,7 @@ GOOD = [
     {"command": "set", "device": "boiler", "point": "x", "value": 21.5},
     {"command": "set", "device": "boiler", "point": "x", "value": False, "peer": "cabin"},
     {"command": "audit", "count": 3},
+    {"command": "drain", "address": "med2.example.org", "key": "k"},
 ]
 
 
@@ -70,7 +72,8 @@ def test_each_command_has_a_handler_with_its_arguments():
     import inspect
 
     for name, arguments in COMMANDS.items():
-        parts = [p for p in (Looking, Connecting, Pairing, Points) if hasattr(p, f"on_{name}")]
+        every = (Looking, Connecting, Pairing, Points, Draining)
+        parts = [p for p in every if hasattr(p, f"on_{name}")]
         assert len(parts) == 1
         parameters = dict(inspect.signature(getattr(parts[0], f"on_{name}")).parameters)
         del parameters["self"], parameters["send"]

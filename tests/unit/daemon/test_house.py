@@ -11,6 +11,7 @@ import pytest
 
 from agent.config import load_config
 from agent.crypto.auth import key_text
+from agent.engine.entries import MediatorPlace
 from agent.errors import ConfigError, InputError
 from agent.house import House, read_config
 from agent.invitation import EnrolResult, encode_enrolment
@@ -382,3 +383,72 @@ def test_an_audit_log_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     with caplog.at_level(logging.ERROR):
         made.audit({"n": 1})
     assert "audit log" in caplog.text
+
+
+# --- mediation servers that handed us over -------------------------------------------------------
+
+THERE = MediatorPlace("med2.example.org", 4600, key_of("med2").public)
+
+
+def opened(tmp_path: Path) -> House:
+    layout = Layout(tmp_path)
+    layout.config.parent.mkdir(parents=True, exist_ok=True)
+    layout.config.write_text(CONFIG)
+    return House.open(layout)
+
+
+def test_where_it_was_handed_over_to_outlives_a_restart(tmp_path):
+    made = opened(tmp_path)
+    assert [e.moved for e in made.mediators()] == [None]
+    made.set_moved("main", THERE)
+    assert [e.moved for e in made.mediators()] == [THERE]
+    again = opened(tmp_path)
+    assert [e.moved for e in again.mediators()] == [THERE]
+    again.set_moved("main", None)
+    assert [e.moved for e in opened(tmp_path).mediators()] == [None]
+
+
+def test_another_configuration_is_not_concerned(tmp_path):
+    opened(tmp_path).set_moved("main", THERE)
+    layout = Layout(tmp_path)
+    layout.config.write_text(CONFIG.replace("med.example.org", "elsewhere.example.org"))
+    assert [e.moved for e in House.open(layout).mediators()] == [None]
+
+
+def test_invitations_name_the_server_where_it_is_registered(tmp_path):
+    made = opened(tmp_path)
+    made.set_moved("main", THERE)
+    invitation = made.invite("laptop", "operator", 3600)
+    assert (invitation.mediator, invitation.mediator_key) == ("med2.example.org:4600", THERE.key)
+
+
+def test_a_name_that_nobody_has_is_not_stored(tmp_path):
+    made = opened(tmp_path)
+    made.set_moved("other", THERE)
+    assert not made.layout.moves.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"version":1,"content":{"moves":[{"from":"x","to":"y"}]}}']
+)
+def test_a_damaged_list_of_servers_is_told_and_the_configured_ones_are_asked(
+    tmp_path, caplog, content
+):
+    opened(tmp_path)
+    Layout(tmp_path).moves.write_bytes(content)
+    with caplog.at_level(logging.ERROR):
+        made = opened(tmp_path)
+    assert [e.moved for e in made.mediators()] == [None]
+    assert "mediators.json" in caplog.text
+    made.set_moved("main", THERE)
+    assert [e.moved for e in opened(tmp_path).mediators()] == [THERE]
+
+
+def test_a_full_disk_costs_the_next_run_only(tmp_path, caplog):
+    made = opened(tmp_path)
+    disk = Disk(fail_at=dict.fromkeys(range(100), errno.ENOSPC))
+    made._moves_file = JsonState(Path("/d") / "mediators.json", version=1, files=disk)
+    with caplog.at_level(logging.ERROR):
+        made.set_moved("main", THERE)
+    assert "mediators.json" in caplog.text
+    assert [e.moved for e in made.mediators()] == [THERE]

@@ -15,9 +15,10 @@ from agent.crypto.auth import key_text
 from agent.crypto.ticket import TicketKey, rotated
 from agent.datagram import Address, Path, Received, Transmit
 from agent.engine import Engine
-from agent.engine.events import Event, Packets, PeerChanged, ResolveWanted
+from agent.engine.events import Event, MediatorMoved, Packets, PeerChanged, ResolveWanted
 from agent.ike.tickets import Tickets
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
+from agent.moves import Moves
 from agent.peers import KnownPeer, OpenInvitation, Peers
 from tests.support.network import Behaviour, Link, Network
 from tests.support.pair import key_of, seeded
@@ -43,6 +44,7 @@ class Machine:
         self.hosts = list(hosts)
         self.config = load_config(config)
         self.peers = Peers()
+        self.moves = Moves()
         self.extra: list[tuple] = []
         self.dns: dict[str, list[str] | None] = {}
         self.wall: float | None = WALL
@@ -95,8 +97,8 @@ class Machine:
         self.engine.set_local_addresses([Address.parse(h, PORT) for h in self.hosts], now)
 
     def refresh(self, now: float) -> None:
-        mediators = profiles.mediators(self.config, self.keys, self.peers)
-        peers = profiles.peers(self.config, self.keys, self.peers)
+        mediators = profiles.mediators(self.config, self.keys, self.peers, self.moves)
+        peers = profiles.peers(self.config, self.keys, self.peers, self.moves)
         self.engine.set_mediators(mediators + [m for m, _ in self.extra], now)
         self.engine.set_peers(peers + [p for _, p in self.extra], now)
 
@@ -147,6 +149,12 @@ class Machine:
     def learn(self, *peers: KnownPeer) -> None:
         self.peers.peers.update({peer.name: peer for peer in peers})
 
+    def on_moved(self, event: MediatorMoved, now: float) -> None:
+        mediators = profiles.mediators(self.config, self.keys, self.peers, self.moves)
+        entry = next(e for e in mediators if e.name == event.name)
+        self.moves = self.moves.noted(entry, event.successor)
+        self.refresh(now)
+
     # -- a node of the network ------------------------------------------------------------------
 
     def receive(self, path: Path, data: bytes, now: float) -> None:
@@ -169,6 +177,9 @@ class Machine:
                 case ResolveWanted():
                     self.events.append(output)
                     self._resolve(output, now)
+                case MediatorMoved():
+                    self.events.append(output)
+                    self.on_moved(output, now)
                 case _:
                     self.events.append(output)
         transmits, self._transmits = self._transmits, []

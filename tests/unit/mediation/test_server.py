@@ -60,6 +60,7 @@ class FakeSa:
     ike_id: int
     remote_id: Identification
     path: Path
+    extensions: tuple[object, ...] = ()
 
 
 @dataclass

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from agent.crypto.auth import key_text
+from agent.engine.entries import MediatorPlace
 from agent.errors import InputError
 from agent.house import House
 from agent.layout import Layout
@@ -27,8 +29,6 @@ def board(tmp_path):
     layout = Layout(tmp_path / "old")
     house = House.open(layout)
     layout.config.write_text('name = "cabin"\n[peer.x]\nid = "x"\npsk_file = "x.psk"\n')
-    from agent.crypto.auth import key_text
-
     peer = KnownPeer(
         name="a", identity=key_text(key_of("a").public), mediation=key_text(key_of("b").public)
     )
@@ -49,6 +49,19 @@ def test_round_trip(board, tmp_path):
     assert house.peers.peers == board.house.peers.peers
     assert new.config.read_text() == board.layout.config.read_text()
     assert new.identity_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_the_board_was_handed_over_to_goes_along(board, tmp_path):
+    """Its configured mediation server may be off for good."""
+    config = 'name = "cabin"\n[mediator.m]\naddress = "m"\nkey = "{}"\n'
+    board.layout.config.write_text(config.format(key_text(key_of("m").public)))
+    there = MediatorPlace("m2", 4500, key_of("m2").public)
+    house = House.open(board.layout)
+    house.set_moved("m", there)
+    export_identity(board.layout, board.file, PASSWORD)
+    new = Layout(tmp_path / "new")
+    assert len(import_identity(new, board.file, PASSWORD, replace=False)) == 5
+    assert [e.moved for e in House.open(new).mediators()] == [there]
 
 
 def test_nothing_readable_in_the_file(board):

@@ -1,0 +1,371 @@
+"""A mediator is drained: everybody moves to another one, and no tunnel notices (RFC 5685).
+
+Whole engines in virtual time, each behind a NAT of its own.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from agent.crypto.auth import key_text
+from agent.engine.entries import MediatorPlace
+from agent.engine.events import MediatorChanged, MediatorMoved, Notice, TunnelDown
+from agent.ike.redirect import MAX_REDIRECTS, REDIRECT_LOOP_DETECT_PERIOD
+from tests.support.network import Link
+from tests.unit.engine.machines import PORT, SERVER, Machine, Scene, echo
+
+SECOND = "203.0.113.20"
+QUICK = Link(delay=0.001)
+PAIRS = 60
+
+
+def place(machine: Machine, host: str) -> MediatorPlace:
+    return MediatorPlace(host, PORT, machine.keys.mediation.public)
+
+
+def second(scene: Scene) -> Machine:
+    """Another mediator, with a key of its own."""
+    machine = Machine("second", SECOND, config=f'[mediate]\naddress = "{SECOND}"')
+    scene.hosts["second"] = scene.network.host(
+        "second", machine, (SECOND, scene.network.public), link=QUICK
+    )
+    return machine
+
+
+def drain(scene: Scene, machine: Machine, to: MediatorPlace) -> None:
+    machine.engine.drain(to, scene.now)
+    scene.run(0)
+
+
+def registered(machine: Machine) -> int:
+    server = machine.engine.status(0.0).server
+    assert server is not None
+    return server.registered
+
+
+def at(machine: Machine) -> list[tuple[str, str]]:
+    return [(m.state, m.address) for m in machine.engine.status(0.0).mediators]
+
+
+HERE, THERE = ("registered", f"{SERVER}:4500"), ("registered", f"{SECOND}:4500")
+
+
+def drops_everything_of(scene: Scene, name: str) -> None:
+    """As if it were switched off."""
+    addresses = {SERVER} if name == "mediator" else {SECOND}
+    scene.network.drops = lambda host, packet: host == name or packet.destination.host in addresses
+
+
+# -- all of them ---------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Gateways and operators in pairs, all connected; `mediator` is drained to `second`."""
+
+    def __init__(self, pairs: int) -> None:
+        self.scene = Scene(paired=False)
+        self.second = second(self.scene)
+        key = self.scene.mediator_key
+        self.pairs = [self._pair(number, key) for number in range(pairs)]
+
+    def _pair(self, number: int, key: str) -> tuple[Machine, Machine]:
+        config = f'[mediator.main]\naddress = "{SERVER}"\nkey = "{key}"\n'
+        gateway = Machine(f"cabin{number}", f"10.1.{number}.2", config=config)
+        operator = Machine(f"laptop{number}", f"10.2.{number}.2")
+        gateway.learn(operator.known("laptop", "operator"))
+        operator.learn(gateway.known("cabin", mediator=SERVER, mediator_key=key, wanted=True))
+        for machine, public in ((gateway, "198.51.100"), (operator, "192.0.2")):
+            nat = self.scene.network.nat(f"{public}.{number + 50}")
+            self.scene.network.host(
+                machine.name, machine, (machine.hosts[0], nat.inside), link=QUICK
+            )
+            machine.refresh(0.0)
+        return gateway, operator
+
+    @property
+    def machines(self) -> list[Machine]:
+        return [machine for pair in self.pairs for machine in pair]
+
+    def connected(self) -> bool:
+        return all(g.is_up("laptop") and o.is_up("cabin") for g, o in self.pairs)
+
+    def echo(self) -> int:
+        """One packet each way of each pair; returns how many arrive within a second."""
+        before = sum(len(m.delivered) for m in self.machines)
+        for gateway, operator in self.pairs:
+            there = echo(operator.address, gateway.address)
+            back = echo(gateway.address, operator.address)
+            operator.engine.receive_packets([there], self.scene.now)
+            gateway.engine.receive_packets([back], self.scene.now)
+        self.scene.run(1.0)
+        return sum(len(m.delivered) for m in self.machines) - before
+
+
+@pytest.fixture(scope="module")
+def drained() -> tuple[Crowd, list[int]]:
+    """All pairs after draining, and how many packets arrived in each second of it."""
+    crowd = Crowd(PAIRS)
+    assert crowd.scene.run(60, crowd.connected)
+    assert registered(crowd.scene.mediator) >= 2 * PAIRS
+    for machine in crowd.machines:
+        machine.events.clear()
+    drain(crowd.scene, crowd.scene.mediator, place(crowd.second, SECOND))
+    return crowd, [crowd.echo() for _ in range(5)]
+
+
+def test_everybody_moves(drained):
+    crowd, _ = drained
+    assert registered(crowd.second) == 2 * PAIRS + 1  # and the gateway of the scene
+    assert [at(machine) for machine in crowd.machines] == [[THERE]] * 2 * PAIRS
+    server = crowd.scene.mediator.engine.status(0.0).server
+    assert server.moved >= 2 * PAIRS
+    assert server.draining_to == f"{SECOND}:4500"
+
+
+def test_no_tunnel_notices(drained):
+    crowd, arrived = drained
+    assert arrived == [2 * PAIRS] * 5  # each packet of each second, both ways
+    assert crowd.connected()
+    assert [e for m in crowd.machines for e in m.of(TunnelDown)] == []
+
+
+def test_nobody_is_unregistered_for_a_moment(drained):
+    crowd, _ = drained
+    states = {e.state for m in crowd.machines for e in m.of(MediatorChanged)}
+    assert states <= {"registered"}
+
+
+def test_a_few_at_a_time(drained):
+    """100 in a second: the other one is not flooded (§11)."""
+    crowd, _ = drained
+    assert len(crowd.scene.mediator.engine._server.drain._asked) <= 2  # who has not gone
+
+
+# -- what they remember --------------------------------------------------------------------------
+
+
+def moved_scene() -> tuple[Scene, Machine]:
+    scene = Scene()
+    other = second(scene)
+    scene.registered()
+    drain(scene, scene.mediator, place(other, SECOND))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    return scene, other
+
+
+def test_after_a_restart_with_the_old_mediator_off_they_meet_at_the_new_one():
+    scene, _ = moved_scene()
+    drops_everything_of(scene, "mediator")
+    for machine in (scene.gateway, scene.operator):
+        machine.boot(scene.now)
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    scene.connect()
+    assert scene.run(10, scene.both_up)
+    assert scene.echoes()
+
+
+def test_the_status_says_where_it_was_configured():
+    scene, _ = moved_scene()
+    assert scene.gateway.mediator(scene.now).moved_from == f"{SERVER}:4500"
+
+
+def test_where_the_new_one_is_gone_they_go_back_and_forget_it():
+    scene, _ = moved_scene()
+    scene.mediator.boot(scene.now)  # drains no more
+    drops_everything_of(scene, "second")
+    scene.gateway.boot(scene.now)
+    assert scene.run(120, lambda: at(scene.gateway) == [HERE]), scene.gateway.events
+    assert scene.gateway.moves.pairs == ()
+    assert scene.gateway.mediator(scene.now).moved_from == ""
+
+
+def test_drained_back_after_an_update_nothing_is_left_of_it():
+    scene, other = moved_scene()
+    scene.mediator.boot(scene.now)
+    drain(scene, other, place(scene.mediator, SERVER))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
+    for machine in (scene.gateway, scene.operator):
+        assert machine.moves.pairs == ()
+        assert machine.mediator(scene.now).moved_from == ""
+    assert scene.run(1, lambda: registered(other) == 0)
+
+
+def test_who_comes_meanwhile_is_sent_on():
+    """In IKE_AUTH; it had been offline when the others moved."""
+    scene = Scene()
+    other = second(scene)
+    drain(scene, scene.mediator, place(other, SECOND))
+    assert scene.run(10, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert registered(scene.mediator) == 0
+    scene.run(30)
+    assert scene.mediator.sas == 0
+    scene.connect()
+    assert scene.run(10, scene.both_up)
+
+
+@pytest.mark.parametrize("ms", range(-200, 200, 20))
+def test_a_call_in_the_middle_of_it_comes_through(ms):
+    """Whichever of the two has moved when: what was asked at one is asked at the other anew."""
+    scene = Scene().registered()
+    other = second(scene)
+    if ms < 0:
+        scene.connect()
+        scene.run(-ms / 1000)
+    drain(scene, scene.mediator, place(other, SECOND))
+    if ms >= 0:
+        scene.run(ms / 1000)
+        scene.connect()
+    assert scene.run(1.0, scene.both_up), (scene.operator.peer("cabin"), scene.operator.events)
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.echoes()
+
+
+def test_one_that_moved_is_called_by_one_that_comes_later():
+    scene = Scene()
+    other = second(scene)
+    assert scene.run(10, lambda: at(scene.gateway) == [HERE])
+    drain(scene, scene.mediator, place(other, SECOND))
+    assert scene.run(5, lambda: at(scene.gateway) == [THERE])
+    scene.operator.boot(scene.now)
+    scene.connect()
+    assert scene.run(15, scene.both_up)
+
+
+def test_two_registrations_that_end_at_one_server_become_one():
+    """Else they would throw each other off for ever: both are the same pseudonym."""
+    scene = Scene()
+    other = second(scene)
+    key = key_text(other.keys.mediation.public)
+    shed = Machine(
+        "shed", "10.0.1.3", config=f'[mediator.m]\naddress = "{SECOND}"\nkey = "{key}"\n'
+    )
+    shed.learn(scene.operator.known("laptop"))
+    scene.network.host("shed", shed, ("10.0.1.3", scene.gateway_nat.inside), link=QUICK)
+    shed.refresh(0.0)
+    scene.operator.learn(shed.known("shed", mediator=SECOND, mediator_key=key))
+    scene.operator.refresh(0.0)
+    assert scene.run(10, lambda: sorted(at(scene.operator)) == [HERE, THERE])
+    scene.connect()
+    assert scene.run(10, scene.both_up)
+    drain(scene, scene.mediator, place(other, SECOND))
+    assert scene.run(20, lambda: at(scene.operator) == [THERE]), scene.operator.events
+    scene.operator.events.clear()
+    scene.run(120)
+    assert at(scene.operator) == [THERE]
+    assert scene.operator.of(MediatorChanged) == []
+    assert scene.operator.of(TunnelDown) == []
+    scene.operator.engine.connect("shed", scene.now)
+    assert scene.run(10, lambda: scene.operator.is_up("shed"))
+
+
+def test_only_the_registration_that_is_redirected_moves():
+    scene = Scene()
+    other = second(scene)
+    third = Machine("third", "203.0.113.30", config='[mediate]\naddress = "203.0.113.30"')
+    scene.network.host("third", third, ("203.0.113.30", scene.network.public), link=QUICK)
+    key = key_text(other.keys.mediation.public)
+    scene.operator.learn(other.known("shed", mediator=SECOND, mediator_key=key))
+    scene.operator.refresh(0.0)
+    assert scene.run(10, lambda: sorted(at(scene.operator)) == [HERE, THERE])
+    drain(scene, scene.mediator, place(third, "203.0.113.30"))
+    moved = ("registered", "203.0.113.30:4500")
+    assert scene.run(5, lambda: sorted(at(scene.operator)) == [THERE, moved])
+    scene.operator.events.clear()
+    scene.run(30)
+    assert scene.operator.of(MediatorChanged) == []
+
+
+def test_the_other_addresses_of_a_drained_mediator_are_left_alone():
+    scene = Scene()
+    other = second(scene)
+    drain(scene, scene.mediator, place(other, SECOND))
+    scene.gateway.dns[SERVER] = [SERVER, "203.0.113.66"]
+    scene.gateway.boot(scene.now)
+    sent = []
+    scene.network.drops = lambda host, packet: sent.append(packet.destination.host)
+    assert scene.run(5, lambda: at(scene.gateway) == [THERE])
+    assert "203.0.113.66" not in sent
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_the_other_mediator_is_off_and_nobody_is_lost():
+    scene = Scene().connected()
+    other = second(scene)
+    drops_everything_of(scene, "second")
+    drain(scene, scene.mediator, place(other, SECOND))
+    scene.run(60)
+    assert at(scene.gateway) == at(scene.operator) == [HERE]
+    assert scene.echoes()
+    scene.network.drops = lambda host, packet: False
+    # It is asked again, and goes.
+    assert scene.run(120, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.echoes()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_third_of_all_datagrams_is_lost(seed):
+    scene = Scene().connected()
+    other = second(scene)
+    chance = Random(seed)
+    scene.network.drops = lambda host, packet: chance.random() < 0.33
+    for machine in (scene.gateway, scene.operator):
+        machine.events.clear()
+    drain(scene, scene.mediator, place(other, SECOND))
+    # Once for most; the first attempt may be lost, then it is asked again.
+    assert scene.run(200, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.gateway.of(TunnelDown) == scene.operator.of(TunnelDown) == []
+    scene.network.drops = lambda host, packet: False
+    assert scene.echoes()
+
+
+def test_another_key_than_the_one_that_was_told_is_not_accepted():
+    scene = Scene().registered()
+    second(scene)
+    wrong = MediatorPlace(SECOND, PORT, scene.gateway.keys.identity.public)
+    drain(scene, scene.mediator, wrong)
+    scene.run(30)
+    assert at(scene.gateway) == at(scene.operator) == [HERE]
+    assert scene.gateway.moves.pairs == ()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "224.0.0.1", "0.0.0.0"])
+def test_nobody_is_sent_to_addresses_that_lead_astray(host):
+    scene = Scene().registered()
+    other = second(scene)
+    sent = []
+    scene.network.drops = lambda at, packet: sent.append(packet.destination.host) or False
+    drain(scene, scene.mediator, place(other, host))
+    scene.run(20)
+    assert host not in sent
+    assert at(scene.gateway) == [HERE]
+
+
+def test_two_mediators_that_are_drained_to_each_other():
+    """§7: five in five minutes; then it is said once, and one goes slowly."""
+    scene = Scene()
+    other = second(scene)
+    drain(scene, scene.mediator, place(other, SECOND))
+    drain(scene, other, place(scene.mediator, SERVER))
+    started = scene.now
+    sent = []
+    scene.network.drops = lambda at, packet: (
+        sent.append(1) if at == "gateway" and len(packet.data) > 300 else None
+    )
+    scene.run(REDIRECT_LOOP_DETECT_PERIOD - 1)
+    said = [n.text for n in scene.gateway.of(Notice)]
+    assert len(said) == 1
+    assert "redirected again and again" in said[0]
+    # 5 that are followed, and the first of each attempt of the back-off: 2, 4, … 120 s.
+    assert len(sent) <= 2 * (MAX_REDIRECTS + 14), (len(sent), scene.now - started)
+    state = scene.gateway.mediator(scene.now)
+    assert state.state == "waiting"
+    assert "five times in five minutes" in state.error
+    assert state.address == f"{SERVER}:4500"
+    # One of them is started anew: everything is well by itself.
+    other.boot(scene.now)
+    assert scene.run(600, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.gateway.of(MediatorMoved)
