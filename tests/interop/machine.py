@@ -159,6 +159,7 @@ class Machine:
         """Pass on everything that waits and comes, until something is so; whether it was."""
         deadline = time.monotonic() + seconds
         while True:
+            self._seen.clear()  # what is repeated counts
             self._turn(min(deadline, time.monotonic() + 0.02))
             while self.waiting:
                 self._move(self.waiting.pop(0))
@@ -194,10 +195,6 @@ class Machine:
                 assert time.monotonic() < deadline, (text, said)
                 self._turn(min(deadline, time.monotonic() + 0.02))
                 self._pass_esp()
-
-    def forget(self) -> None:
-        """What is repeated from now on counts again."""
-        self._seen.clear()
 
     def do(self, verb: Callable[[float], object]) -> None:
         """Call the engine; what comes of it waits."""
