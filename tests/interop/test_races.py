@@ -4,7 +4,7 @@ Each race is forced: our side is the engine in this process, which sends and tak
 after the other as the script says, so both requests are on their way before either arrives. Our
 nonces are chosen, so that ours or strongSwan's new SA has the lowest of the four. In the end both
 sides have the same Child SAs, by their SPIs, and echoes pass in both directions. The last test
-leaves it to short lifetimes of both sides.
+leaves it to short lifetimes of both sides. THREATS 25.
 
 tests/unit/ike/test_collisions.py has every case against our own engine.
 """
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.engine.entries import PeerEntry
-from agent.ike.create_child_sa import CreateChild
+from agent.ike.child import remove_child
+from agent.ike.create_child_sa import CreateChild, RekeyChild
 from agent.ike.events import CloseReason
 from agent.ike.informational import DeleteChild
 from agent.ike.pad import ChildPolicy, Lifetimes, Peer, PskAuth
@@ -251,10 +252,16 @@ class Race:
             return alone and len(ours) == children and ours == self.theirs()
 
         assert us.run(same, 8), self._state()
+        self._engine_knows()
         (theirs,) = (sa for sa in self.charon.sas() if sa["name"] == self.name)
         assert theirs["initiator-spi"] + theirs["responder-spi"] == us.sa.spis.hex()
         for number in {n for n in CHILDREN.values() if self._covers(n)}:
             self._echo(number)
+
+    def _engine_knows(self) -> None:
+        """What `status` and the tunnel device go by."""
+        connection = self.us.engine._connections["them"]
+        assert {spi.hex() for spi in connection.children} == {ours for ours, _ in self.us.spis()}
 
     def _covers(self, number: int) -> bool:
         address = bytes((10, 99, 1, number))
@@ -592,11 +599,12 @@ def test_a_child_that_strongswan_does_not_know(race):
     """§2.25: forget it, and make another one."""
     it = race()
     child = it.child("one")
-    it.us.ike.children.forget(child)
-    del it.us.sa.children[child.spi_in]
-    child.spi_in = bytes.fromhex("0badcafe")
-    it.us.ike.children.add(it.us.sa, child)
-    it.we("rekey child")
+    own, unknown = child.spi_in, bytes.fromhex("0badcafe")
+    child.spi_in = unknown  # in the request, and nowhere else
+    it.us.sa.children[unknown] = child
+    it.us.do(lambda now: it.us.sa.submit(RekeyChild(child), now))
+    child.spi_in = own
+    del it.us.sa.children[unknown]
     it.us.play(
         f"""
         us --> them: {CHILD_REKEY}
@@ -606,13 +614,15 @@ def test_a_child_that_strongswan_does_not_know(race):
         """
     )
     assert it.us.run(lambda: len(it.us.spis()) == 1)
+    assert own.hex() not in dict(it.us.spis())
     assert it.us.spis() < it.theirs()  # which keeps its own until its lifetime ends
+    it._engine_knows()
     it._echo(CHILDREN["one"])
 
 
 def test_a_child_that_we_do_not_know(race):
-    it = race()
-    it.us.sa.children.clear()
+    it = race(two=True)
+    it.us.do(lambda now: remove_child(it.us.sa, it.child("one"), CloseReason.BY_PEER))
     it.they("rekey child")
     it.us.play(
         f"""
@@ -622,7 +632,7 @@ def test_a_child_that_we_do_not_know(race):
         us --> them: {CHILD_OK}
         """
     )
-    it.agree()
+    it.agree(children=2)
 
 
 # -- by themselves -------------------------------------------------------------------------------
