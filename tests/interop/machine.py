@@ -70,11 +70,12 @@ def socket_in(host: Namespace, port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A datagram that waits; `ours`: we send it."""
+    """A datagram that waits since `at`; `ours`: we send it."""
 
     ours: bool
     path: Path
     data: bytes
+    at: float
 
     @property
     def is_ike(self) -> bool:
@@ -155,13 +156,16 @@ class Machine:
     def now(self) -> float:
         return time.monotonic()
 
-    def run(self, until: Callable[[], bool], seconds: float = 5.0) -> bool:
-        """Pass on everything that waits and comes, until something is so; whether it was."""
+    def run(self, until: Callable[[], bool], seconds: float = 5.0, *, delay: float = 0.0) -> bool:
+        """Pass on everything that waits and comes, until something is so; whether it was.
+
+        `delay`: how many seconds it is on its way, in either direction.
+        """
         deadline = time.monotonic() + seconds
         while True:
             self._seen.clear()  # what is repeated counts
             self._turn(min(deadline, time.monotonic() + 0.02))
-            while self.waiting:
+            while self.waiting and self.waiting[0].at + delay <= time.monotonic():
                 self._move(self.waiting.pop(0))
                 self._collect()
             if until():
@@ -231,7 +235,7 @@ class Machine:
                 data, (host, port) = self.socket.recvfrom(65535)
             except BlockingIOError:
                 break
-            self._wait(Waiting(False, Path(self.local, Address.parse(host, port)), data))
+            self._wait(Waiting(False, Path(self.local, Address.parse(host, port)), data, now))
         if timeout is not None and timeout <= now:
             self.engine.handle_timer(now)
         self._collect()
@@ -250,7 +254,7 @@ class Machine:
         while (output := self.engine.poll_output()) is not None:
             match output:
                 case Transmit(path=path, data=data):
-                    self._wait(Waiting(True, path, data))
+                    self._wait(Waiting(True, path, data, time.monotonic()))
                 case ResolveWanted(key=key):
                     remote = Address.parse(self.entry.host, PORT)
                     self.engine.resolved(key, [Path(self.local, remote)], time.monotonic())
