@@ -343,8 +343,8 @@ def test_both_rekey_a_child(race, win):
         us <-- them: {CHILD_REKEY}
         us --> them: {CHILD_OK}
         us <-- them: {CHILD_OK}
-        us --> them: {DELETE_CHILD}
         us <-- them: {DELETE_CHILD}
+        us --> them: {DELETE_CHILD}
         """
     )
     it.agree()
@@ -367,8 +367,8 @@ def test_both_rekey_the_ike_sa(race, win):
         us <-- them: {IKE_REKEY}
         us --> them: {IKE_OK}
         us <-- them: {IKE_OK}
-        us --> them: {DELETE_IKE}
         us <-- them: {DELETE_IKE}
+        us --> them: {DELETE_IKE}
         """
     )
     it.agree()
@@ -569,8 +569,8 @@ def test_each_side_rekeys_another_child(race):
         us <-- them: {CHILD_REKEY}
         us --> them: {CHILD_OK}
         us <-- them: {CHILD_OK}
-        us --> them: {DELETE_CHILD}
         us <-- them: {DELETE_CHILD}
+        us --> them: {DELETE_CHILD}
         us --> them: {DELETED_CHILD}
         us <-- them: {DELETED_CHILD}
         """
