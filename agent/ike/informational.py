@@ -1,7 +1,8 @@
 """INFORMATIONAL: deletes, probes, and whatever extensions put into it.
 
 RFC 7296 §1.4, §1.4.1, §2.25. Left out: configuration payloads (a CFG_REQUEST is answered empty),
-INVALID_SPI and the like sent as requests (data that nobody acts on).
+INVALID_SPI and the like sent as requests (data that nobody acts on), half-closed Child SAs (where
+both sides delete at once, the inbound half goes with the outbound one and not a round trip later).
 """
 
 from __future__ import annotations

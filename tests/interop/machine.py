@@ -28,7 +28,7 @@ from agent.engine.events import Packets, ResolveWanted
 from agent.ike.events import InstallChildSa
 from agent.ike.states import IkeState
 from agent.operations.lab import NETNS
-from agent.wire.message import decode_message, decode_payloads
+from agent.wire.message import decode_header, decode_message, decode_payloads
 from agent.wire.payloads import Encrypted
 from tests.support.echoes import echo_reply, is_request
 from tests.support.pair import Pair, seeded
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agent.engine.entries import PeerEntry
     from agent.ike.sa import IkeSa
     from agent.operations.lab import Namespace
-    from agent.wire.message import Message
+    from agent.wire.message import Header, Message
 
 T = TypeVar("T")
 PORT = 4500
@@ -70,11 +70,12 @@ def socket_in(host: Namespace, port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A datagram that waits; `ours`: we send it."""
+    """A datagram that waits since `at`; `ours`: we send it."""
 
     ours: bool
     path: Path
     data: bytes
+    at: float
 
     @property
     def is_ike(self) -> bool:
@@ -102,6 +103,8 @@ class Machine:
         self.waiting: list[Waiting] = []
         self.moved: list[str] = []
         self._seen: set[bytes] = set()
+        self._asked: tuple[bytes, int] | None = None
+        self._taken: list[Header] = []
         self._protections: dict[bytes, list] = {}
         self.installed: dict[str, InstallChildSa] = {}  # by our SPI in hex, all that ever were
         self.ike.emit = self._noting(self.ike.emit)
@@ -155,12 +158,16 @@ class Machine:
     def now(self) -> float:
         return time.monotonic()
 
-    def run(self, until: Callable[[], bool], seconds: float = 5.0) -> bool:
-        """Pass on everything that waits and comes, until something is so; whether it was."""
+    def run(self, until: Callable[[], bool], seconds: float = 5.0, *, delay: float = 0.0) -> bool:
+        """Pass on everything that waits and comes, until something is so; whether it was.
+
+        `delay`: how many seconds it is on its way, in either direction.
+        """
         deadline = time.monotonic() + seconds
         while True:
+            self._seen.clear()  # what is repeated counts
             self._turn(min(deadline, time.monotonic() + 0.02))
-            while self.waiting:
+            while self.waiting and self.waiting[0].at + delay <= time.monotonic():
                 self._move(self.waiting.pop(0))
                 self._collect()
             if until():
@@ -174,7 +181,8 @@ class Machine:
             arrow, _, expected = line.partition(": ")
             ours, lost = ">" in arrow or "--x" in arrow, "x" in arrow.split()[1]
             deadline = time.monotonic() + seconds
-            while (found := self._find(ours, " ".join(expected.split()))) is None:
+            words = " ".join(expected.split())
+            while (found := self._find(ours, words)) is None or (ours and not self._answered()):
                 said = [f"{'-->' if w.ours else '<--'} {self.describe(w)}" for w in self.waiting]
                 assert time.monotonic() < deadline, (line, "waiting", said, "moved", self.moved)
                 self._turn(min(deadline, time.monotonic() + 0.02))
@@ -182,7 +190,18 @@ class Machine:
             self.waiting.remove(found)
             if not lost:
                 self._move(found)
+                header = decode_header(found.data[4:])
+                if ours and not header.is_response:
+                    self._asked = header.spis, header.message_id
             self._collect()
+
+    def _answered(self) -> bool:
+        """Whether our last request is: strongSwan's threads do not keep the order of two."""
+        headers = [decode_header(w.data[4:]) for w in self.waiting if w.is_ike and not w.ours]
+        headers += self._taken
+        return self._asked is None or any(
+            h.is_response and (h.spis, h.message_id) == self._asked for h in headers
+        )
 
     def hold(self, *expected: str) -> None:
         """Wait until these are there ("--> …" or "<-- …") and leave them waiting."""
@@ -194,10 +213,6 @@ class Machine:
                 assert time.monotonic() < deadline, (text, said)
                 self._turn(min(deadline, time.monotonic() + 0.02))
                 self._pass_esp()
-
-    def forget(self) -> None:
-        """What is repeated from now on counts again."""
-        self._seen.clear()
 
     def do(self, verb: Callable[[float], object]) -> None:
         """Call the engine; what comes of it waits."""
@@ -220,6 +235,8 @@ class Machine:
         if one.ours:
             self.socket.sendto(one.data, (one.path.remote.host, one.path.remote.port))
         else:
+            if one.is_ike:
+                self._taken.append(decode_header(one.data[4:]))
             self.engine.receive_datagrams([Received(one.path, one.data)], time.monotonic())
 
     def _turn(self, until: float) -> None:
@@ -234,7 +251,7 @@ class Machine:
                 data, (host, port) = self.socket.recvfrom(65535)
             except BlockingIOError:
                 break
-            self._wait(Waiting(False, Path(self.local, Address.parse(host, port)), data))
+            self._wait(Waiting(False, Path(self.local, Address.parse(host, port)), data, now))
         if timeout is not None and timeout <= now:
             self.engine.handle_timer(now)
         self._collect()
@@ -253,7 +270,7 @@ class Machine:
         while (output := self.engine.poll_output()) is not None:
             match output:
                 case Transmit(path=path, data=data):
-                    self._wait(Waiting(True, path, data))
+                    self._wait(Waiting(True, path, data, time.monotonic()))
                 case ResolveWanted(key=key):
                     remote = Address.parse(self.entry.host, PORT)
                     self.engine.resolved(key, [Path(self.local, remote)], time.monotonic())
