@@ -115,8 +115,10 @@ FIRST: Final = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RES
 # Exchange types of an extension stand in the table as this one.
 MINE: Final = 0
 
+# IKE_SA_INIT is one of them and no state takes it: it makes SAs and belongs to none.
 STANDARD: Final = frozenset(
     {
+        ExchangeType.IKE_SA_INIT,
         ExchangeType.IKE_AUTH,
         ExchangeType.CREATE_CHILD_SA,
         ExchangeType.INFORMATIONAL,
