@@ -326,10 +326,3 @@ def state_of(side: Side) -> tuple:
     ]
     tables = (ike._current, ike._children, ike._spis_out, ike.predecessors, ike.half_open)
     return (*sas, *map(len, tables), len(ike._schedule), len(side.installed))
-
-
-def take(side: Side) -> list:
-    outputs = []
-    while (output := side.ike.poll_output()) is not None:
-        outputs.append(output)
-    return outputs

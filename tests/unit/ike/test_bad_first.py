@@ -13,6 +13,7 @@ from agent.wire.payloads import (
     EncryptedFragment,
 )
 from tests.support import damage
+from tests.support.attacker import outputs_of
 from tests.support.damage import Damage, Kind
 from tests.support.exchanges import (
     CRITICAL,
@@ -21,7 +22,6 @@ from tests.support.exchanges import (
     P,
     connecting,
     following,
-    take,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_first_requests_that_are_damaged() -> None:
         pair, true, message = _first()
         data = _plain(message, bad)
         pair.b.ike.receive(true.arriving, data, pair.now)
-        outputs = take(pair.b)
+        outputs = outputs_of(pair.b)
         sent = [o.data for o in outputs if isinstance(o, Transmit)]
         answer = " ".join(pair.describe(pair.b, d).removeprefix("IKE_SA_INIT! ") for d in sent)
         kept = len(pair.b.ike.half_open)
@@ -92,7 +92,7 @@ def test_first_requests_from_who_has_not_shown_its_address() -> None:
         data = _plain(message, bad)
         pair.now += 1.0
         pair.b.ike.receive(true.arriving, data, pair.now)
-        outputs = take(pair.b)
+        outputs = outputs_of(pair.b)
         sent = [o.data for o in outputs if isinstance(o, Transmit)]
         said = {pair.describe(pair.b, d) for d in sent}
         assert said <= {"IKE_SA_INIT! N(COOKIE)", f"IKE_SA_INIT! {CRITICAL}"}, bad.name
@@ -114,7 +114,7 @@ def test_first_responses_that_are_damaged() -> None:
             continue
         data = _plain(decode_message(answer.data), bad)
         pair.a.ike.receive(answer.arriving, data, pair.now)
-        assert [type(o) for o in take(pair.a)] == [Dropped], bad.name
+        assert [type(o) for o in outputs_of(pair.a)] == [Dropped], bad.name
     pair.deliver(answer)
     pair.settle()
     assert pair.a.sa.established
@@ -134,11 +134,11 @@ def test_first_requests_with_a_wrong_header() -> None:
     for name, changes in refused.items():
         data = encode_message(message.header._replace(**changes), message.payloads)
         pair.b.ike.receive(true.arriving, data, pair.now)
-        assert [type(o) for o in take(pair.b)] == [Dropped], name
+        assert [type(o) for o in outputs_of(pair.b)] == [Dropped], name
     for exchange in sorted({0, 1, 2, 33, *ExchangeType, 99, 240, 255} - {34}):
         data = encode_message(message.header._replace(exchange=exchange), message.payloads)
         pair.b.ike.receive(true.arriving, data, pair.now)
-        assert [type(o) for o in take(pair.b)] == [Dropped], exchange
+        assert [type(o) for o in outputs_of(pair.b)] == [Dropped], exchange
     assert not pair.b.ike._by_spi
     pair.deliver(true)
     pair.settle()
@@ -152,7 +152,7 @@ def test_first_requests_that_are_encrypted() -> None:
         for payloads in ((secret,), (*message.payloads, secret)):
             data = encode_message(message.header, payloads)
             pair.b.ike.receive(true.arriving, data, pair.now)
-            assert [type(o) for o in take(pair.b)] == [Dropped]
+            assert [type(o) for o in outputs_of(pair.b)] == [Dropped]
     assert not pair.b.ike._by_spi
     pair.deliver(true)
     answer = following(pair)
@@ -161,7 +161,7 @@ def test_first_requests_that_are_encrypted() -> None:
         for payloads in ((secret,), (*spoiled.payloads, secret)):
             data = encode_message(spoiled.header, payloads)
             pair.a.ike.receive(answer.arriving, data, pair.now)
-            assert [type(o) for o in take(pair.a)] == [Dropped]
+            assert [type(o) for o in outputs_of(pair.a)] == [Dropped]
     pair.deliver(answer)
     pair.settle()
     assert pair.a.sa.established

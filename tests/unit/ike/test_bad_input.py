@@ -24,6 +24,7 @@ from agent.wire.payloads import (
 )
 from agent.wire.selectors import TrafficSelector
 from tests.support import damage
+from tests.support.attacker import outputs_of
 from tests.support.damage import Damage, Kind
 from tests.support.exchanges import (
     CRITICAL,
@@ -41,7 +42,6 @@ from tests.support.exchanges import (
     payloads_of,
     sealed,
     state_of,
-    take,
     up,
 )
 from tests.support.pair import (
@@ -150,7 +150,7 @@ def test_damaged_around_the_protection(scene: Scene) -> None:
     before, due = state_of(receiver), receiver.ike.next_timeout()
     for name, octets in damage.datagrams(true.data):
         receiver.ike.receive(true.arriving, octets, pair.now)
-        outputs = take(receiver)
+        outputs = outputs_of(receiver)
         assert [type(o) for o in outputs] == [Dropped], f"{name}: {outputs}"
         assert state_of(receiver) == before, name
     assert receiver.ike.next_timeout() == due
@@ -170,7 +170,7 @@ def test_what_is_encrypted_comes_plain(scene: Scene) -> None:
     before = state_of(receiver)
     for payloads in (message.payloads, message.payloads[:1], ()):
         receiver.ike.receive(true.arriving, encode_message(message.header, payloads), pair.now)
-    outputs = take(receiver)
+    outputs = outputs_of(receiver)
     assert [type(o) for o in outputs if not isinstance(o, Transmit)] == [Dropped] * 3
     # A lone notify is a hint that the peer has lost the SA: at most one probe.
     assert sum(isinstance(o, Transmit) for o in outputs) <= 1
@@ -193,7 +193,7 @@ def test_wrong_spis(scene: Scene) -> None:
             receiver.ike.receive(true.arriving, bytes(bad), pair.now)
     swapped = data[8:16] + data[:8] + data[16:]
     receiver.ike.receive(true.arriving, swapped, pair.now)
-    outputs = take(receiver)
+    outputs = outputs_of(receiver)
     assert sum(isinstance(o, Dropped) for o in outputs) == 7
     sent = [o.data for o in outputs if isinstance(o, Transmit)]
     assert len(sent) <= (0 if data[19] & 0x20 else 1)
@@ -225,7 +225,7 @@ def test_wrong_message_ids_under_true_keys(scene: Scene) -> None:
         receiver = pair.other(true.sender)
         before = state_of(receiver)
         receiver.ike.receive(true.arriving, data, pair.now)
-        assert [type(o) for o in take(receiver)] == [Dropped], number
+        assert [type(o) for o in outputs_of(receiver)] == [Dropped], number
         assert state_of(receiver) == before
     pair.deliver(true)
     pair.settle()
@@ -243,7 +243,7 @@ def test_wrong_flags_under_true_keys(scene: Scene) -> None:
         receiver = pair.other(true.sender)
         before = state_of(receiver)
         receiver.ike.receive(true.arriving, data, pair.now)
-        assert [type(o) for o in take(receiver)] == [Dropped]
+        assert [type(o) for o in outputs_of(receiver)] == [Dropped]
         assert state_of(receiver) == before
         pair.deliver(true)
         pair.settle()
@@ -261,7 +261,7 @@ def test_wrong_exchanges_under_true_keys(scene: Scene) -> None:
         proven = len(receiver.ike) > 0
         before = state_of(receiver)
         receiver.ike.receive(true.arriving, data, pair.now)
-        outputs = take(receiver)
+        outputs = outputs_of(receiver)
         sent = [o.data for o in outputs if isinstance(o, Transmit)]
         initial = exchange in begins | {ExchangeType.IKE_SA_INIT}
         if right.is_response or initial == proven:
