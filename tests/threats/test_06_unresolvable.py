@@ -73,7 +73,7 @@ def test_an_address_gets_the_same_answer_few_times_a_second() -> None:
 
 
 def test_a_network_of_them_fits_the_buffer_of_the_socket() -> None:
-    """10,000 a second from a /24, whatever they ask, for the 3 s in which the kernel looks for them.
+    """10,000 a second from a /24, whatever they ask, for the 3 s in which they are looked for.
 
     A small datagram occupies 2,304 octets of the buffer at most (sk_buff and its page fragment).
     """
