@@ -294,7 +294,7 @@ def test_a_peer_by_mediator_and_by_address_is_refused():
     assert "not both" in said
 
 
-WEAK = ["short", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababababababab"]
+WEAK = ["short", "a" * 24, "ab" * 12, "password" * 8, "passwordpasswordpass"]
 
 
 @pytest.mark.parametrize("psk", WEAK)
