@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 
-from agent.datagram import Path
+import pytest
+
+from agent.datagram import Dropped, Path, Transmit
 from agent.wire.codes import ExchangeType
-from tests.support.attacker import FROM_A, flow, outputs_of
+from tests.support.attacker import FROM_A, answers_of, flow, outputs_of
+from tests.support.exchanges import REQUESTS, Scene, state_of
 from tests.support.pair import (
     A_ADDRESS,
     A_TO_B,
@@ -68,3 +71,38 @@ def test_the_same_id_with_other_content_is_dropped() -> None:
     pair.b.ike.receive(Path(B_ADDRESS, A_ADDRESS), data, pair.now)
     pair.quiet()
     assert pair.b.drops == ["message_id"]
+
+
+@pytest.mark.parametrize("scene", REQUESTS, ids=lambda s: s.name)
+def test_the_very_same_octets_get_the_very_same_answer(scene: Scene) -> None:
+    """Nothing is done twice: one answer, kept and sent again."""
+    pair, true = scene.start()
+    receiver = pair.other(true.sender)
+    pair.deliver(true)
+    (answer,) = pair.pending
+    pair.pending.clear()
+    before = state_of(receiver)
+    for _ in range(5):
+        receiver.ike.receive(true.arriving, true.data, pair.now)
+        (again,) = outputs_of(receiver)
+        assert isinstance(again, Transmit)
+        assert again.data == answer.data
+        assert state_of(receiver) == before
+
+
+def test_the_last_message_id_is_not_followed_by_the_first() -> None:
+    """§2.2: they never wrap. A peer that goes on is not heard; we ask for a rekeying before:
+
+    tests/unit/ike/test_rekey_ike.py::test_message_ids_end_in_time
+    """
+    pair = established(make_pair())
+    last = (1 << 32) - 1
+    pair.b.sa.incoming.next_id = last
+    sa = pair.a.sa
+    header = sa.header(ExchangeType.INFORMATIONAL, last, is_response=False)
+    pair.b.ike.receive(FROM_A, sa.protection.seal(header, [], pair.a.ike.random), pair.now)
+    assert len(answers_of(pair.b)) == 1
+    for number in (0, 1, last - 1):
+        header = header._replace(message_id=number)
+        pair.b.ike.receive(FROM_A, sa.protection.seal(header, [], pair.a.ike.random), pair.now)
+        assert [type(o) for o in outputs_of(pair.b)] == [Dropped]
