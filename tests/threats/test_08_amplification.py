@@ -11,7 +11,7 @@ from agent.wire.message import Header, decode_message, encode_message
 from agent.wire.payloads import Encrypted, NoncePayload, NotifyPayload
 from tests.support import damage
 from tests.support.attacker import answers_of, first_request
-from tests.support.exchanges import REQUESTS, Scene
+from tests.support.exchanges import REQUESTS, Scene, payloads_of, sealed
 from tests.support.pair import B_ADDRESS, make_pair
 from tests.unit.engine.machines import Machine
 
@@ -114,3 +114,20 @@ def test_a_caught_request_is_no_tool_against_others(scene: Scene) -> None:
         receiver.ike.receive(true.arriving, true.data, pair.now)
         (answer,) = answers_of(receiver)
         assert decode_message(answer).first(Encrypted)
+
+
+@pytest.mark.parametrize("scene", REQUESTS[:2], ids=lambda s: s.name)
+def test_what_is_protected_and_not_proven(scene: Scene) -> None:
+    """Whoever made the key exchange has keys and no name yet: the same limit, whatever it sends."""
+    pair, true = scene.start()
+    answered = 0
+    for bad in damage.chains(payloads_of(pair, true)[0].payloads):
+        pair, true = scene.start()
+        message, cipher = payloads_of(pair, true)
+        data = sealed(message, cipher, bad.first, bad.octets)
+        pair.b.ike.receive(true.arriving, data, pair.now)
+        proven = any(sa.has_proven_peer for sa in pair.b.ike._by_spi.values())
+        out = sum(map(len, answers_of(pair.b)))
+        assert proven or out <= LIMIT * len(data), bad.name
+        answered += out > 0
+    assert answered > 100

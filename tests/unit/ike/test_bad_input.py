@@ -54,6 +54,10 @@ from tests.support.pair import (
 # -- inside the protection -----------------------------------------------------------------------
 
 
+# Octets inside a request: with fewer, an error notify is more than 1.1 times what came.
+SHORT = 8
+
+
 def _allowed(scene: Scene, damage: Damage) -> set[str]:
     """The answers to a request that is damaged so."""
     match damage.kind:
@@ -96,6 +100,10 @@ def test_requests_damaged_inside_the_protection(scene: Scene) -> None:
             true.arriving, sealed(message, cipher, bad.first, bad.octets), pair.now
         )
         pair.drain()
+        if not pair.pending:  # too short for an answer to one that has proven nothing
+            assert len(bad.octets) < SHORT
+            assert not any(sa.has_proven_peer for sa in receiver.ike._by_spi.values())
+            continue
         assert [d.sender for d in pair.pending] == [receiver], bad.name
         assert decode_message(pair.pending[0].data).first(Encrypted), bad.name
         said = pair.describe(receiver, pair.pending[0].data)
