@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from agent.bridge import modbus
 from agent.bridge.gateway import MAX_BUFFER
 from agent.bridge.grants import Peer, Role
-from agent.bridge.modbus import Effect
 from tests.fuzz.mutate import mutated
 from tests.unit.bridge.line import Line, adu
 
@@ -22,6 +21,9 @@ REQUESTS = [
     b"\x10\0\0\0\2\4\0\1\0\2", b"\x16\0\0\0\xf2\0\x25", b"\x17\0\0\0\1\0\0\0\1\2\0\7",
     b"\7", b"\x08\0\0ab", b"\x0b", b"\x11", b"\x14\7\6\0\4\0\1\0\2", b"\x18\0\4", b"\x2b\x0e\1\0",
 ]  # fmt: skip
+
+# By the standard: single and multiple coils and registers, file records, mask, read and write.
+WRITES = (5, 6, 15, 16, 21, 22, 23)
 
 
 @settings(max_examples=800)
@@ -52,7 +54,7 @@ def test_who_may_only_read_never_gets_a_write_onto_the_line():
             line.run(1)
         for _, frame in line.sent:
             assert modbus.has_valid_crc(frame)
-            assert modbus.parse_request(frame[1:-2]).effect is Effect.READ
+            assert frame[1] not in WRITES, frame.hex()
 
 
 def test_any_octets_of_the_line_leave_the_master_working():
