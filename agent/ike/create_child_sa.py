@@ -305,7 +305,8 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
     # Nobody has AH SAs, and no protocol at all is none (§3.10): such a Child SA is not there.
     is_esp = rekey.protocol == ProtocolId.ESP
     child = child_by_spi_out(sa, rekey.spi) if is_esp else None
-    if child is None and is_esp and isinstance(followup.current_task(sa), (CreateChild, RekeyChild)):
+    is_making_one = isinstance(followup.current_task(sa), (CreateChild, RekeyChild))
+    if child is None and is_esp and is_making_one:
         raise TemporaryFailure  # it may be the one whose making we have not heard of yet
     if child is None:
         raise ChildSaNotFound(protocol=rekey.protocol, spi=rekey.spi)

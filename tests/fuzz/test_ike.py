@@ -29,8 +29,8 @@ def _is_consistent(side: Side) -> bool:
     ike = side.ike
     children = {spi for sa in ike._by_spi.values() for spi in sa.children or ()}
     return (
-        children == set(ike._children) == set(side.installed)
-        and set(ike._spis_out.values()) <= children
+        children == ike.children.spis_in == set(side.installed)
+        and len(ike.children.spis_out) <= len(children)
         and len(ike._by_spi) <= 4
         and len(ike._schedule) <= len(ike._by_spi)
         and len(ike) <= len(ike._current)

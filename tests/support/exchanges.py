@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.datagram import Address
+from agent.ike.create_child_sa import CreateChild
 from agent.ike.extension import Extension
 from agent.mediation.client import MediationClient
 from agent.mediation.messages import ConnectMessage
@@ -110,7 +111,7 @@ def connecting(count: int, **options) -> Callable[[], tuple[Pair, Datagram]]:
 
 
 def child(pair: Pair) -> None:
-    pair.a.ike.create_child(pair.a.sa.ike_id, pair.now)
+    pair.a.submit(CreateChild(), pair.now)
 
 
 def _rekey_child(pair: Pair) -> None:
@@ -324,5 +325,11 @@ def state_of(side: Side) -> tuple:
         (sa.spis, sa.state, sa.path, sa.incoming.next_id, sa.outgoing.next_id, sa.outgoing.task)
         for sa in ike._by_spi.values()
     ]
-    tables = (ike._current, ike._children, ike._spis_out, ike.predecessors, ike.half_open)
+    tables = (
+        ike._current,
+        ike.children.spis_in,
+        ike.children.spis_out,
+        ike.predecessors,
+        ike.half_open,
+    )
     return (*sas, *map(len, tables), len(ike._schedule), len(side.installed))

@@ -103,7 +103,7 @@ def test_twice_before_the_delete() -> None:
     )
     assert set(pair.a.installed) == {first} | new
     assert len(pair.b.installed) == 2
-    pair.a.ike.delete_child(first, pair.now)
+    pair.a.delete_child(first, pair.now)
     pair.settle()
     agree(pair, with_child=True)
 
@@ -111,7 +111,7 @@ def test_twice_before_the_delete() -> None:
 def test_while_the_other_side_deletes_it() -> None:
     """§2.25.1: TEMPORARY_FAILURE, and the delete goes through."""
     pair = established(make_pair(child=True))
-    pair.b.ike.delete_child(next(iter(pair.b.installed)), pair.now)
+    pair.b.delete_child(next(iter(pair.b.installed)), pair.now)
     pair.a.ike.rekey_child(next(iter(pair.a.installed)), pair.now)
     pair.drain()
     rekey, delete = pair.pending

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.ike.create_child_sa import CreateChild
 from tests.support.pair import Pair, Side, established, make_pair
 from tests.unit.ike.test_agreement import _agree as agree
 
@@ -30,11 +31,11 @@ def _rekey_ike(pair: Pair, side: Side) -> None:
 
 
 def _delete_child(pair: Pair, side: Side) -> None:
-    side.ike.delete_child(next(iter(side.installed)), pair.now)
+    side.delete_child(next(iter(side.installed)), pair.now)
 
 
 def _create_child(pair: Pair, side: Side) -> None:
-    side.ike.create_child(side.ike.sas()[0].ike_id, pair.now)
+    side.submit(CreateChild(), pair.now)
 
 
 VERBS = {

@@ -82,7 +82,7 @@ def _left(side: Side, answer: str, *, lasting: bool) -> str:
     if lasting or (answer not in FATAL and (begun or answer != CRITICAL)):
         return ""
     states = {sa.state for sa in side.ike._by_spi.values()} - {IkeState.REFUSED}
-    left = (states, side.installed, side.ike._children, side.ike.sas())
+    left = (states, side.installed, side.ike.children.spis_in, side.ike.sas())
     return f"left: {left}" if any(left) else ""
 
 
