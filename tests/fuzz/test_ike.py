@@ -13,7 +13,6 @@ from agent.datagram import Dropped, Path, Received, Transmit
 from agent.ike.child import MAX_CHILDREN
 from agent.ike.exchange import MAX_QUEUED
 from agent.wire.codes import ExchangeType, NotifyType
-from agent.wire.errors import WireError
 from agent.wire.message import decode_message
 from agent.wire.payloads import Encrypted, NotifyPayload
 from tests.fuzz.mutate import mutated
@@ -167,10 +166,6 @@ def test_first_requests_changed_in_any_way_never_fill_a_table() -> None:
         )
         assert out <= 1.1 * len(data)
         assert len(pair.b.ike._by_spi) <= limit
-        try:
-            decode_message(data)
-        except WireError:
-            continue
     pair.b.ike.handle_timer(pair.now + 60)
     assert not pair.b.ike._by_spi
     assert len(pair.b.ike._schedule) == 0

@@ -1,4 +1,4 @@
-"""Without credentials, and with bad intentions: THREATS 1 to 14, 16; RFC 7296 §2.5, §2.6, §2.21."""
+"""Bad intentions that are no numbered threat, and mistakes of ours: RFC 7296 §2.21, §2.8."""
 
 from __future__ import annotations
 
