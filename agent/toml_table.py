@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SHOWN = 60  # characters of a wrong value that are repeated in an error
-_SECRET = ("psk", "password")  # keys whose values never are
+_SECRET = ("psk", "ppk", "password")  # keys whose values never are
 
 
 def parse_toml(text: str, source: str) -> Table:

@@ -128,7 +128,7 @@ def _secret(table: Table, name: str, read: Callable[[str], bytes] | None) -> byt
 def _psk(table: Table, read: Callable[[str], bytes] | None) -> bytes | None:
     psk = _secret(table, "psk", read)
     looked_at = read is None and table.has("psk_file")
-    if psk is not None and not looked_at and (len(psk) < PSK_MINIMUM or len(set(psk)) < 5):
+    if psk is not None and not looked_at and _is_weak(psk, PSK_MINIMUM, 5):
         where = "psk_file" if table.has("psk_file") else "psk"
         raise _weak_psk(table, where)
     return psk
@@ -146,13 +146,19 @@ def _ppk(table: Table, read: Callable[[str], bytes] | None) -> tuple[bytes | Non
     if not 1 <= len(name.encode()) <= 255:
         raise table.missing("ppk_id", "the name by which both sides know this ppk.")
     looked_at = read is None and table.has("ppk_file")
-    if not looked_at and (len(ppk) < PPK_MINIMUM or len(set(ppk)) < 8):
+    if not looked_at and _is_weak(ppk, PPK_MINIMUM, 8):
         where = "ppk_file" if table.has("ppk_file") else "ppk"
         raise ConfigError(  # it never repeats the key
             f"{table.source}: [{table.name}] {where}: this postquantum preshared key is too weak; "
             f"use {PPK_MINIMUM} random characters or more (openssl rand -base64 32)."
         )
     return ppk, name, required
+
+
+def _is_weak(secret: bytes, least: int, kinds: int) -> bool:
+    """Whether it is short, of few characters, or a short one over and over."""
+    repeats = (n for n in range(1, len(secret)) if secret.startswith(secret[n:]))
+    return next(repeats, len(secret)) < least or len(set(secret)) < kinds
 
 
 def _weak_psk(table: Table, key: str) -> ConfigError:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 _SECRET_LENGTH: Final = 32
 _MAC_LENGTH: Final = 16
-# Cookies for one address in one second. An honest peer needs one or two; what goes to neighbours
-# that do not exist fills the socket's buffer for the seconds that the kernel looks for them, and
-# then nobody gets an answer: 250 of them at this rate occupy a good half of 4 MB.
-COOKIES_PER_ADDRESS: Final = 4
-COOKIES_IN_ALL: Final = 1 << 30  # as many as there is time for: each may be an honest peer's
+# Answers to IKE_SA_INIT that leave nothing behind (COOKIE, an error, the same once more) for one
+# address in one second. An honest peer needs one or two; what goes to neighbours that do not exist
+# fills the socket's buffer for the seconds that the kernel looks for them, and then nobody gets an
+# answer: 250 of them at this rate occupy a good half of 4 MB.
+FIRST_ANSWERS_PER_ADDRESS: Final = 4
+FIRST_ANSWERS_IN_ALL: Final = 1 << 30  # as there is time for: each may be an honest peer's
 # "I know no such SA" and the like, for one address and for all. After a restart of a mediator its
 # ten thousand peers come to hear it within minutes and not within hours.
 STRAY_ANSWERS_PER_ADDRESS: Final = 1

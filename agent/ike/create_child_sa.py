@@ -302,11 +302,14 @@ def _pending(sa: IkeSa, child: ChildSa, now: float) -> Pending | None:
 
 
 def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Reply:
-    child = child_by_spi_out(sa, rekey.spi)
-    if child is None and isinstance(followup.current_task(sa), (CreateChild, RekeyChild)):
+    # Nobody has AH SAs, and no protocol at all is none (§3.10): such a Child SA is not there.
+    is_esp = rekey.protocol == ProtocolId.ESP
+    child = child_by_spi_out(sa, rekey.spi) if is_esp else None
+    is_making_one = isinstance(followup.current_task(sa), (CreateChild, RekeyChild))
+    if child is None and is_esp and is_making_one:
         raise TemporaryFailure  # it may be the one whose making we have not heard of yet
     if child is None:
-        raise ChildSaNotFound(protocol=ProtocolId.ESP, spi=rekey.spi)
+        raise ChildSaNotFound(protocol=rekey.protocol, spi=rekey.spi)
     if child.is_closing or child.ends_silently or child.replaced_by is not None:
         raise TemporaryFailure  # §2.25.1: we are trying to close it
     if sa.peer is None or sa.peer.child is None:

@@ -29,6 +29,9 @@ MAX_QUEUED: Final = 64
 # Message IDs never wrap (§2.2): long before, the IKE SA is rekeyed, and here it ends.
 REKEY_MESSAGE_ID: Final = 1 << 31
 LAST_MESSAGE_ID: Final = (1 << 32) - 1
+# The same request from another address than the peer's is its own after a NAT has moved, or one
+# that somebody caught and repeats in the name of a victim: answered as often as a request is sent.
+MAX_ELSEWHERE: Final = 8
 
 
 class Topic(Enum):
@@ -142,13 +145,14 @@ class Outgoing:
 class Incoming:
     """The peer's requests: which ID is next, and what the last one was answered."""
 
-    __slots__ = ("_fingerprint", "next_id", "plain", "repeated", "response")
+    __slots__ = ("_fingerprint", "elsewhere", "next_id", "plain", "repeated", "response")
 
     def __init__(self) -> None:
         self.next_id = 0
         self.response: tuple[bytes, ...] = ()  # datagrams
         self.plain: Plain | None = None
         self.repeated = 0
+        self.elsewhere = 0
         self._fingerprint = 0
 
     def answered(self, fingerprint: int, sealed: Sealed) -> None:
@@ -160,6 +164,7 @@ class Incoming:
         self.next_id += 1
         self.response, self.plain = sealed
         self.repeated = 0
+        self.elsewhere = 0
         self._fingerprint = fingerprint
 
     def repeats(self, message_id: int, request: bytes) -> bool:

@@ -71,21 +71,23 @@ class Opened(NamedTuple):
     """A received message, proven and put together.
 
     `aad` is what an SK payload has in front of it, as if the message had come whole (RFC 9242
-    §3.3.2), lengths and payload type not adjusted; `fingerprint` tells a retransmission.
+    §3.3.2), lengths and payload type not adjusted; `fingerprint` tells a retransmission; `octets`
+    are those of all its datagrams.
     """
 
     first_inner: int
     inner: bytes
     aad: bytes
     fingerprint: int
+    octets: int
 
 
 class _Reassembly:
     """The fragments of one message so far, each verified."""
 
     __slots__ = (
-        "aad", "fingerprint", "first_inner", "largest", "message_id", "octets", "parts", "since",
-        "total",
+        "aad", "arrived", "fingerprint", "first_inner", "largest", "message_id", "octets", "parts",
+        "since", "total",
     )  # fmt: skip
 
     def __init__(self, message_id: int, total: int, now: float) -> None:
@@ -94,6 +96,7 @@ class _Reassembly:
         self.since = now
         self.parts: dict[int, bytes] = {}
         self.octets = 0
+        self.arrived = 0
         self.largest = 0
         self.first_inner = 0
         self.aad = b""
@@ -238,6 +241,7 @@ def accept(sa: IkeSa, message: Message, data: bytes, now: float) -> Opened | Non
         raise Ignored("fragment_octets")
     under_way.octets += len(inner)
     under_way.parts[fragment.number] = inner
+    under_way.arrived += len(data)
     under_way.largest = max(under_way.largest, len(data))
     if fragment.number == 1:
         under_way.first_inner = fragment.first_inner
@@ -250,7 +254,9 @@ def accept(sa: IkeSa, message: Message, data: bytes, now: float) -> Opened | Non
         # What got through in that direction is a good guess for the other one (§2.5.1).
         fragments.limit = min(fragments.limit, max(under_way.largest, SIZES[-1]))
     whole = b"".join(under_way.parts[n] for n in range(1, under_way.total + 1))
-    return Opened(under_way.first_inner, whole, under_way.aad, under_way.fingerprint)
+    return Opened(
+        under_way.first_inner, whole, under_way.aad, under_way.fingerprint, under_way.arrived
+    )
 
 
 def _fragment_of(message: Message) -> EncryptedFragment:

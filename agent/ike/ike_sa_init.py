@@ -249,7 +249,9 @@ def out_of_time(sa: IkeSa, now: float) -> None:
 # -- responder -----------------------------------------------------------------------------------
 
 
-def first_request(table: Ike, path: Path, header: Header, data: bytes) -> Message | None:
+def first_request(
+    table: Ike, path: Path, header: Header, data: bytes, now: float
+) -> Message | None:
     """A first request, or None if it has its answer already.
 
     Raises Ignored or WireError where it is dropped without an answer.
@@ -257,6 +259,7 @@ def first_request(table: Ike, path: Path, header: Header, data: bytes) -> Messag
     known_sa = table.half_open.find(path.remote, data)
     if known_sa is not None:
         if known_sa.incoming.next_id == 1:  # else the initiator has had it
+            _check_rate(table, path, now)
             known_sa.transmit(path, known_sa.incoming.response)
         return None
     if len(data) > MAX_REQUEST or header.message_id != 0 or header.initiator_spi == NO_SPI:
@@ -266,7 +269,7 @@ def first_request(table: Ike, path: Path, header: Header, data: bytes) -> Messag
         check(message)
     except UnsupportedCriticalPayload as error:
         critical = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
-        answer(table, path, data, header, critical, bytes((error.payload_type,)))
+        answer(table, path, data, header, critical, bytes((error.payload_type,)), now)
         return None
     except InvalidSyntax:
         raise Ignored("invalid_syntax") from None
@@ -277,23 +280,21 @@ def admits(table: Ike, path: Path, message: Message, data: bytes, now: float) ->
     """Whether a first request may cost us something; else it was sent a COOKIE. Raises Ignored."""
     if _proves_address(table, path, message, now):
         return True
-    if not table.cookie_rate.take(path.remote.ip, now):
-        raise Ignored("cookie_rate")
     header = message.header
     cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
-    answer(table, path, data, header, NotifyType.COOKIE, cookie)
+    answer(table, path, data, header, NotifyType.COOKIE, cookie, now)
     return False
 
 
 def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) -> None:
     """A first request. Raises Ignored or WireError where it is dropped without an answer."""
-    message = first_request(table, path, header, data)
+    message = first_request(table, path, header, data, now)
     if message is None or not admits(table, path, message, data, now):
         return
     try:
         elsewhere = redirect.at_first(table, path, message)
         if elsewhere is not None:
-            answer(table, path, data, header, NotifyType.REDIRECT, elsewhere)
+            answer(table, path, data, header, NotifyType.REDIRECT, elsewhere, now)
             return
         proposals = usable(table.pad.responder_proposals(path, message), table.supports_group)
         if message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
@@ -303,7 +304,7 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     except ProtocolError as error:
         if isinstance(error, InvalidSyntax):
             raise Ignored("invalid_syntax") from None
-        answer(table, path, data, header, error.notify, error.data)
+        answer(table, path, data, header, error.notify, error.data, now)
 
 
 def _proves_address(table: Ike, path: Path, message: Message, now: float) -> bool:
@@ -316,10 +317,22 @@ def _proves_address(table: Ike, path: Path, message: Message, now: float) -> boo
     )
 
 
+def _check_rate(table: Ike, path: Path, now: float) -> None:
+    """Raises Ignored where the address, of which nothing is proven, had its answers already."""
+    if not table.first_rate.take(path.remote.ip, now):
+        raise Ignored("first_rate")
+
+
 def answer(
-    table: Ike, path: Path, request: bytes, header: Header, notify: int, data: bytes
+    table: Ike,
+    path: Path,
+    request: bytes,
+    header: Header,
+    notify: int,
+    data: bytes,
+    now: float,
 ) -> None:
-    """Answer without keeping anything, unless the answer is longer than what was paid for."""
+    """Answer without keeping anything, unless that is too long or too often."""
     reply = Header(
         initiator_spi=header.initiator_spi,
         responder_spi=NO_SPI,
@@ -331,6 +344,7 @@ def answer(
     octets = encode_message(reply, [NotifyPayload(notify, data)])
     if len(octets) > MAX_AMPLIFICATION * len(request):
         raise Ignored("amplification")
+    _check_rate(table, path, now)
     table.emit(Transmit(path, octets))
 
 

@@ -168,7 +168,7 @@ def on_request(
     table: Ike, tickets: Tickets, path: Path, header: Header, data: bytes, now: float
 ) -> None:
     """A first request. Raises Ignored or WireError where it is dropped without an answer."""
-    message = ike_sa_init.first_request(table, path, header, data)
+    message = ike_sa_init.first_request(table, path, header, data, now)
     if message is None:
         return
     ticket = decode_presented(message)
@@ -177,11 +177,11 @@ def on_request(
     try:
         _accept(table, tickets, path, message, ticket, data, now)
     except InvalidTicket:
-        ike_sa_init.answer(table, path, data, header, NotifyType.TICKET_NACK, b"")
+        ike_sa_init.answer(table, path, data, header, NotifyType.TICKET_NACK, b"", now)
     except InvalidSyntax:
         raise Ignored("invalid_syntax") from None
     except ProtocolError as error:
-        ike_sa_init.answer(table, path, data, header, error.notify, error.data)
+        ike_sa_init.answer(table, path, data, header, error.notify, error.data, now)
 
 
 def _accept(

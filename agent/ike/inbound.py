@@ -167,6 +167,10 @@ def _respond(
 ) -> None:
     answer = sa.header(header.exchange, header.message_id, is_response=True)
     sealed = sa.seal(answer, payloads)
+    # Keys are no proof, and the source of what they protect is not one either.
+    allowed = ike_sa_init.MAX_AMPLIFICATION * request.octets
+    if not sa.has_proven_peer and sum(map(len, sealed[0])) > allowed:
+        raise Ignored("amplification")
     sa.incoming.answered(request.fingerprint, sealed)
     sa.transmit(path, sealed[0])
 
@@ -197,7 +201,7 @@ def _open(sa: IkeSa, header: Header, data: bytes, now: float) -> Opened | None:
     if encrypted is None or sa.protection is None:
         raise Ignored("not_encrypted")
     inner = sa.protection.open(encrypted)
-    return Opened(encrypted.first_inner, inner, encrypted.aad, hash(data))
+    return Opened(encrypted.first_inner, inner, encrypted.aad, hash(data), len(data))
 
 
 def _parse(header: Header, opened: Opened) -> Message:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
 
-# The message ID of the request that can follow IKE_AUTH at once (§2.21.2).
+# The message ID of the request that can follow IKE_AUTH at once (§2.21.2), if no further key
+# exchanges were before that.
 _AFTER_AUTH = 2
 
 
@@ -172,7 +173,7 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     if (
         error is not None
         and error.type == NotifyType.AUTHENTICATION_FAILED
-        and message.header.message_id == _AFTER_AUTH
+        and message.header.message_id == _AFTER_AUTH + _rounds(sa)
         and not sa.is_initiator
     ):
         detail = "the peer does not accept our proof"
@@ -184,6 +185,11 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     for extension in sa.extensions:
         extension.on_request(sa, message, payloads, now)
     return payloads, None
+
+
+def _rounds(sa: IkeSa) -> int:
+    """IKE_INTERMEDIATE exchanges that came before IKE_AUTH (RFC 9370)."""
+    return len(sa.suite.additional) if sa.suite is not None else 0
 
 
 def _on_delete_ike(sa: IkeSa, now: float) -> None:

@@ -169,8 +169,8 @@ def select(
     payload = message.first(SaPayload)
     assert payload is not None  # rules.check
     offered = [p for p in payload.proposals if p.protocol == protocol]
-    if any(len(p.spi) != spi_length for p in offered):
-        raise InvalidSyntax("an SPI of a wrong length")
+    if not all(_is_spi(p.spi, spi_length) for p in offered):
+        raise InvalidSyntax("an SPI that is none")
     chosen = choose(offered, acceptable)
     if chosen is None:
         raise NoProposalChosen
@@ -183,9 +183,14 @@ def confirmed(
     """What the responder chose of what we `sent`. Raises InvalidSyntax if it made that up."""
     payload = message.first(SaPayload)
     chosen = accepted(payload.proposals, sent) if payload else None
-    if chosen is None or len(chosen.spi) != spi_length:
+    if chosen is None or not _is_spi(chosen.spi, spi_length):
         raise InvalidSyntax("a proposal that was not offered")
     return chosen, suite_of(chosen.protocol, chosen.transforms)
+
+
+def _is_spi(spi: bytes, length: int) -> bool:
+    """Zero is none: of IKE it says "not yet" (RFC 7296 §3.1), in front of ESP it says "IKE"."""
+    return len(spi) == length and (any(spi) or not length)
 
 
 def exchange_keys(message: Message, group: int, table: Ike) -> tuple[bytes, KeyExchange | None]:
@@ -240,6 +245,7 @@ class Grant:
             theirs = tuple(TrafficSelector.host(a) for a in self.addresses) or policy.remote_ts
         self.remote_ts = _narrowed(message.first(TsiPayload), theirs)
         self.local_ts = _narrowed(message.first(TsrPayload), ours)
+        _check_meeting(self.local_ts, self.remote_ts)
         self.shared, self.kex = exchange_keys(message, self.suite.group, sa.table)
 
     @property
@@ -284,6 +290,14 @@ def _narrowed(
     if not result:
         raise TsUnacceptable
     return tuple(result)
+
+
+def _check_meeting(
+    local_ts: tuple[TrafficSelector, ...], remote_ts: tuple[TrafficSelector, ...]
+) -> None:
+    """Raises TsUnacceptable where no packet can be between the two, so that nothing is kept."""
+    if not any(ours.meets(theirs) for ours in local_ts for theirs in remote_ts):
+        raise TsUnacceptable("selectors that contradict each other")
 
 
 def _assigned(policy: ChildPolicy, message: Message) -> tuple[bytes, ...]:
@@ -333,6 +347,7 @@ def complete(
         local_ts = tuple(narrow(local_ts, tuple(TrafficSelector.host(a) for a in addresses)))
         if not local_ts:
             raise TsUnacceptable("the selectors do not hold the assigned address")
+    _check_meeting(local_ts, remote_ts)
     child = ChildSa(offer.spi, chosen.spi, local_ts, remote_ts, addresses, min(nonces))
     install(sa, child, suite, nonces, (shared, additional), is_initiator=True, old=old)
     return child

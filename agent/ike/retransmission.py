@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.ike import fragmentation
+from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaUnanswered
-from agent.ike.exchange import first_interval
+from agent.ike.exchange import MAX_ELSEWHERE, first_interval
 from agent.ike.states import IkeState, When
 
 if TYPE_CHECKING:
@@ -45,8 +46,15 @@ def repeat_request(sa: IkeSa, now: float) -> None:
 
 
 def answer_again(sa: IkeSa, path: Path) -> None:
-    """The last request came once more: so does the response, smaller if that goes on."""
+    """The last request came once more: so does the response, smaller if that goes on.
+
+    Raises Ignored for one too many from where the peer is not known to be.
+    """
     last = sa.incoming
+    if path.remote != sa.path.remote:
+        last.elsewhere += 1
+        if last.elsewhere > MAX_ELSEWHERE:
+            raise Ignored("repeated_elsewhere")
     last.repeated += 1
     if last.repeated % fragmentation.TRIES_PER_SIZE == 0:
         last.response = fragmentation.cut_smaller(sa, last.plain, last.response) or last.response

@@ -15,6 +15,8 @@ from agent.wire.codes import ExchangeType, is_error_notify
 from agent.wire.payloads import (
     AuthPayload,
     CpPayload,
+    Encrypted,
+    EncryptedFragment,
     IdiPayload,
     IdrPayload,
     KePayload,
@@ -69,6 +71,8 @@ RULES: Final[dict[tuple[int, bool], Rule]] = {
 
 # These come together or not at all: a Child SA is negotiated by all three (§1.2, RFC 6023 §4).
 _CHILD: Final = (SaPayload, TsiPayload, TsrPayload)
+# `decode_payloads` leaves none of these: only IKE_SA_INIT, which has no keys yet, could show one.
+_SECRET: Final = (Encrypted, EncryptedFragment)
 
 
 def error_of(message: Message) -> NotifyPayload | None:
@@ -88,6 +92,8 @@ def check(message: Message) -> None:
     seen: set[type[Payload]] = set()
     for payload in message.payloads:
         kind = type(payload)
+        if kind in _SECRET:
+            raise InvalidSyntax("encrypted where there are no keys")
         if kind in rule.once and kind in seen:
             raise InvalidSyntax(f"{kind.__name__} twice")
         seen.add(kind)

@@ -115,8 +115,11 @@ FIRST: Final = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RES
 # Exchange types of an extension stand in the table as this one.
 MINE: Final = 0
 
+# IKE_SA_INIT and IKE_SESSION_RESUME are among them and no state takes them: they make SAs.
 STANDARD: Final = frozenset(
     {
+        ExchangeType.IKE_SA_INIT,
+        ExchangeType.IKE_SESSION_RESUME,
         ExchangeType.IKE_AUTH,
         ExchangeType.CREATE_CHILD_SA,
         ExchangeType.INFORMATIONAL,

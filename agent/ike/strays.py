@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Answers to another major version, in a second: nobody needs it twice.
 _VERSION_ANSWERS: Final = 1
+# What our answer to ESP has in front of it and ESP has not (RFC 3948 §2.2).
+_MARKER: Final = 4
 
 
 class Strays:
@@ -63,7 +65,7 @@ class Strays:
     def on_unknown_esp(self, path: Path, data: bytes, now: float) -> None:
         """ESP that belongs to no SA came along `path`: say so, rarely (RFC 7296 §1.5)."""
         octets = crash.encode_invalid_spi(data[:4])
-        fits = len(octets) <= MAX_AMPLIFICATION * len(data)
+        fits = len(octets) + _MARKER <= MAX_AMPLIFICATION * len(data)
         if fits and self._esp_rate.take(path.remote.ip, now):
             self._table.emit(Transmit(path, octets))
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
 from agent.ike.child import fraction, soft
-from agent.ike.errors import InvalidSyntax
 from agent.ike.events import CloseReason, IkeSaRekeyed
 from agent.ike.fragmentation import Fragments
 from agent.ike.states import LINGER_SECONDS, IkeState, Step, When
@@ -45,8 +44,6 @@ def successor(
     """The new SA with its keys (§2.18), not yet in use."""
     assert old.suite is not None
     assert old.protection is not None
-    if remote_spi == bytes(8):
-        raise InvalidSyntax("an SPI of zero")
     new = old.table.new_sa(
         IkeState.SPARE,
         old.path,

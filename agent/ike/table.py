@@ -26,7 +26,12 @@ from agent.ike import (
 )
 from agent.ike.attachment import Attachment
 from agent.ike.children import Children
-from agent.ike.cookies import COOKIES_IN_ALL, COOKIES_PER_ADDRESS, AnswerRate, Cookies
+from agent.ike.cookies import (
+    FIRST_ANSWERS_IN_ALL,
+    FIRST_ANSWERS_PER_ADDRESS,
+    AnswerRate,
+    Cookies,
+)
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
 from agent.ike.half_open import HalfOpen
@@ -92,7 +97,7 @@ class Ike:
         self.settings = settings or IkeSettings()
         self.half_open = HalfOpen(self.settings)
         self.cookies = Cookies(random, self.settings.cookie_rotation)
-        self.cookie_rate = AnswerRate(COOKIES_PER_ADDRESS, COOKIES_IN_ALL)
+        self.first_rate = AnswerRate(FIRST_ANSWERS_PER_ADDRESS, FIRST_ANSWERS_IN_ALL)
         self._strays = Strays(self, tokens)
         self._tickets = tickets
         self.attachment = Attachment(

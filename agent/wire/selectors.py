@@ -128,6 +128,15 @@ class TrafficSelector:
             return None
         return TrafficSelector(self.protocol or other.protocol, *ports, start, end)
 
+    def meets(self, other: TrafficSelector) -> bool:
+        """Whether a packet can be held by this one at one end and by `other` at the other end.
+
+        Ports belong to an end each, family and protocol to the packet. Cannot fail.
+        """
+        return len(self.start) == len(other.start) and (
+            ANY_PROTOCOL in (self.protocol, other.protocol) or self.protocol == other.protocol
+        )
+
     def prefixes(self) -> list[tuple[bytes, int]]:
         """Its addresses as the fewest networks, for routes: address and length of the prefix."""
         octets = len(self.start)

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.bench import connect, crowd, handshake, idle, machines
+from tests.bench import connect, crowd, flood, handshake, idle, machines
 from tests.lab.daemon import CHECKOUT
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ REACH: dict[str, tuple[str, float, bool]] = {
     "start_s": ("start of `hearthgate run` to registered, s", 0.5, True),
     "handshake_ratio": ("CPU of a responder's full handshake, against charon's", 1.0, True),
     "resume_ratio": ("CPU of the mediator, return by ticket against a handshake", 1.0, True),
+    "flood_s": ("connect under 10,000 spoofed IKE_SA_INIT a second, s", 1.0, True),
+    "flood_onlink_s": ("the same from neighbours that do not exist, s", 2.0, True),
+    "flood_mb": ("more memory of the responder meanwhile, MB", 5.0, True),
+    "flood_idle_s": ("until it has nothing to do any more, s", 60.0, True),
     "peer_kb": ("memory of the mediator for each registered peer, kB", 8.0, True),
 }
 
@@ -55,6 +59,7 @@ def plan(quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
         "idle": lambda: dict(idle.measure(3 if quick else 7)),
         "handshake": lambda: dict(handshake.measure(200 if quick else 1000)),
         "crowd": lambda: crowd.measure(1000 if quick else 10_000),
+        "flood": lambda: dict(flood.measure(2.0 if quick else 10.0)),
         "throughput": lambda: throughput(1, 1) if quick else throughput(3, 5),
     }
 

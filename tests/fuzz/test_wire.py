@@ -44,6 +44,7 @@ from agent.wire.proposals import Proposal, Transform, accepted, choose
 from agent.wire.redirect import Redirect, Successor, decode_redirected_from, encode_gateway
 from agent.wire.selectors import TrafficSelector, narrow
 from agent.wire.text import MAX_TEXT, printable
+from tests.fuzz.mutate import mutated
 from tests.unit.wire import samples
 
 octet = st.integers(0, 255)
@@ -150,22 +151,9 @@ def test_mutated_messages_are_refused_or_mean_the_same_after_writing():
     seeds = list(samples.messages())
     accepted_count = 0
     for _ in range(15000):
-        data = bytearray(source.choice(seeds))
-        for _ in range(source.randrange(1, 4)):
-            at = source.randrange(16, len(data))
-            match source.randrange(4):
-                case 0:
-                    data[at] = source.choice([0, 1, 2, 3, 4, 0x7F, 0x80, 0xFF])
-                case 1:
-                    data[at] ^= 1 << source.randrange(8)
-                case 2:
-                    del data[at : at + source.randrange(1, 9)]
-                case _:
-                    data[at:at] = source.randbytes(source.randrange(1, 9))
-            if len(data) < 28:
-                break
+        data = mutated(source, source.choice(seeds), start=16)
         try:
-            message = decode_message(samples.with_length(bytes(data)))
+            message = decode_message(samples.with_length(data))
         except WireError:
             continue
         accepted_count += 1

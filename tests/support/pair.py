@@ -343,7 +343,7 @@ def _word(payload: Payload) -> str:
         case EncryptedFragment(number=number, total=total):
             return f"SKF({number}/{total})"
         case DeletePayload(protocol=protocol):
-            return f"D({ProtocolId(protocol).name})"
+            return f"D({getattr(known(ProtocolId, protocol), 'name', protocol)})"
         case UnknownPayload(type=kind):
             return f"[{kind}]"
     kind = PayloadType(payload.payload_type)

@@ -300,7 +300,7 @@ def test_a_peer_by_mediator_and_by_address_is_refused():
     assert "not both" in said
 
 
-WEAK = ["short", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababababababab"]
+WEAK = ["short", "a" * 24, "ab" * 12, "password" * 8, "passwordpasswordpass"]
 
 
 @pytest.mark.parametrize("psk", WEAK)
@@ -312,7 +312,15 @@ def test_a_weak_psk_is_refused_and_not_repeated(psk):
 
 
 @pytest.mark.parametrize(
-    "line", ["psk = 123456789012345678901", 'pks = "123456789012345678901"', "psk = ['x1234567']"]
+    "line",
+    [
+        "psk = 123456789012345678901",
+        'pks = "123456789012345678901"',
+        "psk = ['x1234567']",
+        "ppk = 123456789012345678901",
+        'pkp = "123456789012345678901"',
+        "ppk = ['x1234567']",
+    ],
 )
 def test_a_secret_in_a_mistake_is_not_repeated(line):
     said = sentence('[peer.x]\nid = "a"\n' + line)

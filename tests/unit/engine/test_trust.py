@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.crypto.auth import key_text
-from agent.engine.events import MediatorChanged, Notice, PeerChanged, TunnelDown
+from agent.engine.events import MediatorChanged, PeerChanged, TunnelDown
 from tests.support.network import Link
 from tests.support.pair import key_of
 from tests.unit.engine.machines import SERVER, Machine, Scene, echo, tcp, udp
@@ -295,26 +295,3 @@ def test_both_connect_at_once_without_a_mediator(after):
         network.run(1)
         assert packet in target.delivered
     assert len(a.engine._connections["b"].children) == 1
-
-
-# --- clones ------------------------------------------------------------------------------------
-
-
-def test_a_copied_board_image():
-    """THREATS 27: two gateways with the same keys do not throw each other off for ever."""
-    scene = Scene().registered()
-    clone_nat = scene.network.nat("198.51.100.7")
-    clone = Machine("cabin", "10.0.7.2")
-    clone.config = scene.gateway.config
-    clone.learn(*scene.gateway.peers.peers.values())
-    clone.boot(scene.now)
-    scene.network.host("clone", clone, ("10.0.7.2", clone_nat.inside), link=Link(delay=0.001))
-    scene.run(3600)
-    for machine in (scene.gateway, clone):
-        registered = [e for e in machine.of(MediatorChanged) if e.state == "registered"]
-        assert len(registered) < 60
-    notices = [e.text for m in (scene.gateway, clone) for e in m.of(Notice)]
-    assert notices
-    assert all("keys of its own" in text for text in notices)
-    assert len(notices) < 6
-    assert scene.mediator.engine.status(scene.now).server.registered <= 2  # operator and one

@@ -426,7 +426,7 @@ def _send_round(pair: Pair, payloads: list) -> None:
 
 KEY = bytes(1184)
 BAD_ROUNDS = {
-    "nothing": [],
+    "something else": [NotifyPayload(54321)],
     "short": [KePayload(36, KEY[:-1])],
     "long": [KePayload(36, KEY + b"\0")],
     "empty": [KePayload(36, b"")],

@@ -12,7 +12,6 @@ from agent.ike.exchange import MAX_QUEUED
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType, NotifyType
-from agent.wire.message import Header, encode_message
 from agent.wire.payloads import NotifyPayload
 from tests.support.pair import A_ADDRESS, A_TO_B, B_ADDRESS, Pair, established, make_pair
 
@@ -161,40 +160,6 @@ def test_a_repeated_request_is_answered_the_same_and_handled_once() -> None:
     assert pair.a.drops == ["unsolicited"] * 2
 
 
-def test_old_and_future_message_ids_are_dropped() -> None:
-    """THREATS 26."""
-    pair = _pair()
-    recorded = []
-    for _ in range(3):
-        _probe(pair, "a")
-        recorded.append(pair.pending[0])
-        pair.settle()
-    future = pair.b.sa.incoming.next_id
-    pair.deliver(recorded[0])
-    pair.deliver(recorded[1])
-    pair.quiet()
-    assert pair.b.drops == ["message_id"] * 2
-    header = pair.a.sa.header(ExchangeType.INFORMATIONAL, future + 1, is_response=False)
-    for number in (future + 1, future + 2, 0xFFFFFFFF):
-        data = pair.a.sa.protection.seal(header._replace(message_id=number), [], pair.a.ike.random)
-        pair.b.ike.receive(Path(B_ADDRESS, A_ADDRESS), data, pair.now)
-    pair.quiet()
-    assert pair.b.drops == ["message_id"] * 5
-
-
-def test_the_same_id_with_other_content_is_dropped() -> None:
-    pair = _pair()
-    _probe(pair, "a")
-    pair.settle()
-    header = pair.a.sa.header(
-        ExchangeType.INFORMATIONAL, pair.b.sa.incoming.next_id - 1, is_response=False
-    )
-    data = pair.a.sa.protection.seal(header, [], pair.a.ike.random)
-    pair.b.ike.receive(Path(B_ADDRESS, A_ADDRESS), data, pair.now)
-    pair.quiet()
-    assert pair.b.drops == ["message_id"]
-
-
 def test_one_request_at_a_time() -> None:
     pair = _pair(factories=[lambda sa, message: Counter()])
     order = []
@@ -237,60 +202,6 @@ def test_no_sa_no_request() -> None:
     ike_id = pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
     pair.a.ike.request(ike_id, 37, [], lambda m, now: answers.append(m), pair.now)
     assert answers == [None, None]
-
-
-# -- reflections and unproven messages -----------------------------------------------------------
-
-
-def test_own_messages_sent_back_are_dropped() -> None:
-    """THREATS 4: never answered, whatever they are; so there are no loops."""
-    pair = make_pair(child=True)
-    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
-    pair.drain()
-    count = 0
-    while pair.pending:
-        datagram = pair.pending.pop(0)
-        is_first = not pair.sent[1:]
-        if not is_first:
-            back = Path(datagram.path.local, datagram.path.remote)
-            before = len(datagram.sender.drops)
-            datagram.sender.ike.receive(back, datagram.data, pair.now)
-            waiting = len(pair.pending)
-            pair.drain()
-            assert len(pair.pending) == waiting
-            assert len(datagram.sender.drops) == before + 1
-            count += 1
-        pair.deliver(datagram)
-    assert count == 3
-    assert pair.a.sa.established
-
-
-@pytest.mark.parametrize("name", ["a", "b"])
-def test_unencrypted_messages_on_a_living_sa(name: str) -> None:
-    """THREATS 14: forged INVALID_SPI, INVALID_IKE_SPI, DELETE: at most one probe in a while."""
-    pair = _pair(child=True)
-    side = getattr(pair, name)
-    path = Path(side.address, pair.other(side).address)
-    for notify in (NotifyType.INVALID_IKE_SPI, NotifyType.INVALID_SPI, NotifyType.REDIRECT):
-        for is_response in (True, False):
-            header = Header(
-                initiator_spi=side.sa.spis[:8],
-                responder_spi=side.sa.spis[8:],
-                exchange=ExchangeType.INFORMATIONAL,
-                is_initiator=not side.sa.is_initiator,
-                is_response=is_response,
-                message_id=0,
-            )
-            for message_id in (0, side.sa.incoming.next_id, side.sa.outgoing.next_id):
-                data = encode_message(
-                    header._replace(message_id=message_id), [NotifyPayload(notify)]
-                )
-                side.ike.receive(path, data, pair.now)
-    pair.drain()
-    assert len(pair.pending) <= 1
-    pair.settle()
-    assert side.sa.established
-    assert side.sa.path == path
 
 
 # -- paths ---------------------------------------------------------------------------------------

@@ -1,0 +1,167 @@
+"""IKE_SA_INIT with everything that can be wrong, in both roles: silence or one short answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.datagram import Dropped, Transmit
+from agent.ike.settings import IkeSettings
+from agent.wire.codes import ExchangeType
+from agent.wire.message import decode_message, encode_message
+from agent.wire.payloads import (
+    Encrypted,
+    EncryptedFragment,
+)
+from tests.support import damage
+from tests.support.attacker import outputs_of
+from tests.support.damage import Damage, Kind
+from tests.support.exchanges import (
+    CRITICAL,
+    KE,
+    NO_PROPOSAL,
+    P,
+    connecting,
+    following,
+)
+
+if TYPE_CHECKING:
+    from agent.wire.message import Message
+    from tests.support.pair import (
+        Datagram,
+        Pair,
+    )
+
+
+ALWAYS_COOKIES = IkeSettings(cookie_threshold=0)
+
+
+def _first(settings: IkeSettings | None = None) -> tuple[Pair, Datagram, Message]:
+    pair, true = connecting(0, settings=settings)()
+    return pair, true, decode_message(true.data)
+
+
+def _plain(message: Message, bad: Damage) -> bytes:
+    data = bytearray(encode_message(message.header, ()) + bad.octets)
+    data[16] = bad.first
+    data[24:28] = len(data).to_bytes(4, "big")
+    return bytes(data)
+
+
+FIRST_ANSWERS = {
+    Kind.MALFORMED: {""},
+    Kind.CRITICAL: {CRITICAL},
+    Kind.TWICE: {"", "SA KE No"},
+    Kind.MISSING: {"", "SA KE No"},
+    Kind.SHORT: {"", "SA KE No", NO_PROPOSAL, KE},
+    Kind.LENGTH: {"", "SA KE No", NO_PROPOSAL, KE},
+    Kind.NONSENSE: {"", NO_PROPOSAL},
+    Kind.HARMLESS: {"SA KE No"},
+}
+
+
+def test_first_requests_that_are_damaged() -> None:
+    """Silence, or one answer that is no longer than the request; nothing kept but what it asks."""
+    pair, _, message = _first()
+    bad_ones = list(damage.chains(message.payloads))
+    wrong = []
+    for bad in bad_ones:
+        pair, true, message = _first()
+        data = _plain(message, bad)
+        pair.b.ike.receive(true.arriving, data, pair.now)
+        outputs = outputs_of(pair.b)
+        sent = [o.data for o in outputs if isinstance(o, Transmit)]
+        answer = " ".join(pair.describe(pair.b, d).removeprefix("IKE_SA_INIT! ") for d in sent)
+        kept = len(pair.b.ike.half_open)
+        if (
+            answer not in FIRST_ANSWERS[bad.kind]
+            or sum(map(len, sent)) > 1.1 * len(data)
+            or kept != (answer == "SA KE No")
+            or kept != len(pair.b.ike._by_spi)
+            or (pair.b.ike.next_timeout() is None) != (kept == 0)
+        ):
+            wrong.append((bad.name, answer, kept))
+    assert not wrong
+    assert len(bad_ones) > 500
+
+
+def test_first_requests_from_who_has_not_shown_its_address() -> None:
+    """While cookies are asked for: whatever comes, no state, no timer, no public-key operation."""
+    pair, true, message = _first(ALWAYS_COOKIES)
+    pair.b.ike._key_exchange = None  # type: ignore[assignment]  # whoever calls it fails
+    for bad in damage.chains(message.payloads):
+        data = _plain(message, bad)
+        pair.now += 1.0
+        pair.b.ike.receive(true.arriving, data, pair.now)
+        outputs = outputs_of(pair.b)
+        sent = [o.data for o in outputs if isinstance(o, Transmit)]
+        said = {pair.describe(pair.b, d) for d in sent}
+        assert said <= {"IKE_SA_INIT! N(COOKIE)", f"IKE_SA_INIT! {CRITICAL}"}, bad.name
+        assert len(outputs) == 1, bad.name
+        assert sum(map(len, sent)) <= 1.1 * len(data)
+    assert len(pair.b.ike.half_open) == len(pair.b.ike._by_spi) == len(pair.b.ike._schedule) == 0
+    assert pair.b.ike.next_timeout() is None
+
+
+def test_first_responses_that_are_damaged() -> None:
+    """Not believed: what is not acceptable does not end the attempt, the true answer does."""
+    pair, true, _ = _first()
+    pair.deliver(true)
+    answer = following(pair)
+    for bad in damage.chains(decode_message(answer.data).payloads):
+        # Some of these are answers, and so is one with another notify or none.
+        notify = bad.payload == P.N
+        if notify or bad.kind in (Kind.HARMLESS, Kind.SHORT, Kind.TWICE, Kind.MISSING):
+            continue
+        data = _plain(decode_message(answer.data), bad)
+        pair.a.ike.receive(answer.arriving, data, pair.now)
+        assert [type(o) for o in outputs_of(pair.a)] == [Dropped], bad.name
+    pair.deliver(answer)
+    pair.settle()
+    assert pair.a.sa.established
+
+
+def test_first_requests_with_a_wrong_header() -> None:
+    pair, true, message = _first()
+    refused = {
+        "no SPI": {"initiator_spi": bytes(8)},
+        "a responder SPI": {"responder_spi": b"r" * 8},
+        "message ID": {"message_id": 1},
+        "last message ID": {"message_id": (1 << 32) - 1},
+        "from the responder": {"is_initiator": False},
+        "a response": {"is_response": True},
+        "a response from the responder": {"is_initiator": False, "is_response": True},
+    }
+    for name, changes in refused.items():
+        data = encode_message(message.header._replace(**changes), message.payloads)
+        pair.b.ike.receive(true.arriving, data, pair.now)
+        assert [type(o) for o in outputs_of(pair.b)] == [Dropped], name
+    for exchange in sorted({0, 1, 2, 33, *ExchangeType, 99, 240, 255} - {34}):
+        data = encode_message(message.header._replace(exchange=exchange), message.payloads)
+        pair.b.ike.receive(true.arriving, data, pair.now)
+        assert [type(o) for o in outputs_of(pair.b)] == [Dropped], exchange
+    assert not pair.b.ike._by_spi
+    pair.deliver(true)
+    pair.settle()
+    assert pair.a.sa.established
+
+
+def test_first_requests_that_are_encrypted() -> None:
+    """There is no key yet: an SK or SKF payload, alone or behind what is due, is none."""
+    pair, true, message = _first()
+    for secret in (Encrypted(P.SA, bytes(60)), EncryptedFragment(P.SA, 1, 1, bytes(60))):
+        for payloads in ((secret,), (*message.payloads, secret)):
+            data = encode_message(message.header, payloads)
+            pair.b.ike.receive(true.arriving, data, pair.now)
+            assert [type(o) for o in outputs_of(pair.b)] == [Dropped]
+    assert not pair.b.ike._by_spi
+    pair.deliver(true)
+    answer = following(pair)
+    spoiled = decode_message(answer.data)
+    for secret in (Encrypted(P.SA, bytes(60)), EncryptedFragment(P.SA, 1, 1, bytes(60))):
+        for payloads in ((secret,), (*spoiled.payloads, secret)):
+            data = encode_message(spoiled.header, payloads)
+            pair.a.ike.receive(answer.arriving, data, pair.now)
+            assert [type(o) for o in outputs_of(pair.a)] == [Dropped]
+    pair.deliver(answer)
+    pair.settle()
+    assert pair.a.sa.established
