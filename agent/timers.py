@@ -9,9 +9,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+
+class WallTime(NamedTuple):
+    """What is known of the date, which many boards do not know after a start.
+
+    `seconds` since 1970. Where the clock cannot be right (`is_believed` False) this is the latest
+    time that has certainly passed: it was seen earlier, or this program was made then.
+    """
+
+    seconds: float
+    is_believed: bool
 
 
 class Timers(Generic[K]):

@@ -75,6 +75,10 @@ class PublicKey:
         """See Verifier."""
         return scheme is ED25519 and self.verify(data, signature)
 
+    def verify_legacy(self, method: int, data: bytes, signature: bytes) -> bool:
+        """See Verifier: Ed25519 has no method of its own."""
+        return False
+
     @property
     def kind(self) -> KeyKind:
         """See Verifier."""
@@ -160,6 +164,10 @@ class SigningKey:
     def sign_as(self, scheme: Scheme, data: bytes) -> bytes:
         """See Signer."""
         return self.sign(data)
+
+    def sign_legacy(self, data: bytes) -> tuple[int, bytes] | None:
+        """See Signer: Ed25519 has no method of its own."""
+        return None
 
     @property
     def kind(self) -> KeyKind:

@@ -82,7 +82,7 @@ class AnyPublicKey:
         return True
 
     def verify_legacy(self, method: int, data: bytes, signature: bytes) -> bool:
-        """Whether this is `method` of RFC 4754 over `data`, r and s side by side. Cannot fail."""
+        """See Verifier. Cannot fail, whatever the octets are."""
         legacy = legacy_method(self.kind)
         if legacy is None or legacy[0] != method or len(signature) != 2 * legacy[2]:
             return False
@@ -120,7 +120,7 @@ class PrivateKey:
         return key.sign(data, _padding(scheme), _hash(scheme.hash))
 
     def sign_legacy(self, data: bytes) -> tuple[int, bytes] | None:
-        """Method of RFC 4754 and r | s, None for keys without one."""
+        """See Signer."""
         legacy = legacy_method(self.kind)
         if legacy is None:
             return None

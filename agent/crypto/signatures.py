@@ -70,6 +70,10 @@ class Signer(Protocol):
         """The signature of `data` as it stands in AUTH; `scheme` has to fit."""
         ...
 
+    def sign_legacy(self, data: bytes) -> tuple[int, bytes] | None:
+        """Method and signature of RFC 4754, None for keys without one."""
+        ...
+
 
 class Verifier(Protocol):
     """A public key of any kind."""
@@ -81,6 +85,10 @@ class Verifier(Protocol):
 
     def verify_as(self, scheme: Scheme, data: bytes, signature: bytes) -> bool:
         """Whether `signature` is one of `data`; False for a scheme that does not fit."""
+        ...
+
+    def verify_legacy(self, method: int, data: bytes, signature: bytes) -> bool:
+        """Whether this is AUTH `method` of RFC 4754 over `data`, r and s side by side."""
         ...
 
 
