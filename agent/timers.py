@@ -8,8 +8,9 @@ left in place until they surface, so that moving a deadline costs O(log n).
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
@@ -23,6 +24,10 @@ class WallTime(NamedTuple):
 
     seconds: float
     is_believed: bool
+
+
+NO_DATE: Final = WallTime(math.inf, False)
+"""Where nobody tells the date: whatever ends some day is over."""
 
 
 class Timers(Generic[K]):

@@ -7,10 +7,9 @@ SAs there are.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.crypto.kex import KeyExchange, KeyExchangeFactory, generate_key_exchange, supports_group
 from agent.datagram import Dropped
@@ -36,7 +35,7 @@ from agent.ike.sa import IkeSa
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState, Step, When
 from agent.ike.strays import Strays, is_hint
-from agent.timers import Schedule, WallTime
+from agent.timers import NO_DATE, Schedule, WallTime
 from agent.wire.codes import ExchangeType
 from agent.wire.errors import WireError
 from agent.wire.message import MAJOR_VERSION, NO_SPI, decode_header
@@ -55,8 +54,6 @@ OnResponse = Callable[["Message | None", float], None]
 
 
 __all__ = ["Ike", "IkeSettings", "OnResponse", "Random"]
-
-_NO_DATE: Final = WallTime(math.inf, False)
 
 
 class Ike:
@@ -79,7 +76,7 @@ class Ike:
         tickets: Tickets | None = None,
         key_exchange: KeyExchangeFactory = generate_key_exchange,
         supports_group: Callable[[int], bool] = supports_group,
-        wall: Callable[[], WallTime] = lambda: _NO_DATE,
+        wall: Callable[[], WallTime] = lambda: NO_DATE,
     ) -> None:
         """`extensions` are made for every IKE SA, whoever begins (then without a message).
 
