@@ -524,6 +524,9 @@ class Engine:
             registration.on_closed(event, now)
         connection = self._connections.get(event.peer)
         if connection is not None:
+            refused = event.reason is ike_events.CloseReason.AUTHENTICATION_FAILED
+            if refused and not connection.owns(event.ike_id) and connection.refused(now):
+                self._emit(Notice(text=f"{event.peer} was not let in: {event.detail}"))
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
                 self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
