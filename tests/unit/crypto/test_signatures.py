@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
@@ -175,6 +177,37 @@ def test_aosp_names_sha256_with_rsa():
     v = vector_json("aosp-ike/aosp_hex_constants.json")["IkeAuthDigitalSignPayloadTest"]
     data = bytes.fromhex(v["AUTH_PAYLOAD_BODY_GENERIC_DIGITAL_SIGN_HEX_STRING"])[4:]
     assert scheme_of_auth(data) is RSA_PKCS1[0]
+
+
+# strongswan_auth.txt says where it comes from
+STRONGSWAN = [
+    line.split()
+    for line in (Path(__file__).parent / "strongswan_auth.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+SPOKEN = {
+    "ECDSA_WITH_SHA256_DER": ECDSA[0],
+    "ECDSA_WITH_SHA384_DER": ECDSA[1],
+    "ECDSA_WITH_SHA512_DER": ECDSA[2],
+    "RSA_EMSA_PSS_SHA2_256_SALT_32": RSA_PSS[0],
+    "RSA_EMSA_PKCS1_SHA2_256": RSA_PKCS1[0],
+}
+
+
+@pytest.mark.parametrize("vector", STRONGSWAN, ids=[vector[0] for vector in STRONGSWAN])
+def test_strongswan(vector):
+    name, method = vector[0], int(vector[2])
+    spki, octets, data = (bytes.fromhex(vector[at]) for at in (1, 3, 4))
+    key = AnyPublicKey(spki)
+    other = octets[:-1] + bytes((octets[-1] ^ 1,))
+    if method == AuthMethod.DIGITAL_SIGNATURE:
+        assert scheme_of_auth(data) is SPOKEN[name]
+        assert verify_signature_auth(key, octets, data)
+        assert not verify_signature_auth(key, other, data)
+    else:
+        assert key.verify_legacy(method, octets, data)
+        assert not key.verify_legacy(method, other, data)
+        assert not verify_signature_auth(key, octets, data)
 
 
 # -- all kinds -----------------------------------------------------------------------------------
