@@ -109,6 +109,8 @@ class PrivateKey:
         self.kind, public = _checked(key.public_key())
         self._key = key
         self.spki = _spki_of(public)
+        if self.kind is KeyKind.RSA and self.spki != _spki_of(key.public_key()):
+            raise InvalidKey("this private key is limited to RSASSA-PSS, which others cannot read")
 
     def sign_as(self, scheme: Scheme, data: bytes) -> bytes:
         """See Signer."""
@@ -168,11 +170,15 @@ def load_any_private_key(data: bytes) -> PrivateKey:
 
 
 def _checked(key: object) -> tuple[KeyKind, PublicHalf]:
-    """Raises InvalidKey for kinds and sizes that are not taken."""
+    """Raises InvalidKey for kinds and sizes that are not taken.
+
+    What comes back is made anew of its numbers, as older versions of cryptography remember that a
+    point was compressed or an RSA key limited to PSS, and would write it so again.
+    """
     if isinstance(key, ed25519.Ed25519PublicKey):
         return KeyKind.ED25519, key
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
-        return _CURVES[key.curve.name], key
+        return _CURVES[key.curve.name], key.public_numbers().public_key()
     if not isinstance(key, rsa.RSAPublicKey):
         raise InvalidKey(_WANTED)
     if key.key_size < RSA_MINIMUM:
@@ -184,7 +190,7 @@ def _checked(key: object) -> tuple[KeyKind, PublicHalf]:
             f"an RSA key of {key.key_size} bits with such an exponent takes too long: at most"
             f" {RSA_MAXIMUM} bits and an exponent below 2^32 are wanted"
         )
-    return KeyKind.RSA, key
+    return KeyKind.RSA, key.public_numbers().public_key()
 
 
 def _spki_of(key: PublicHalf) -> bytes:
