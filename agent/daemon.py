@@ -50,7 +50,9 @@ log = logging.getLogger("agent.daemon")
 
 TUN_ROUNDS = 4  # full batches of packets that are read before the sockets get their turn
 EXPIRY_SECONDS = 60.0  # how often invitations and ticket keys are looked at
-NOTE_SECONDS = 3600.0  # how often the date is looked at, to be remembered
+# How often the date is looked at, to be remembered. Not at the start: in its first minutes a board's
+# clock is put right, and a date too late would keep certificates out for as long as it is ahead.
+NOTE_SECONDS = 3600.0
 MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
 
@@ -425,8 +427,8 @@ class Daemon:
 
     async def _note_time(self) -> None:
         while True:
-            self.house.note_time()
             await asyncio.sleep(NOTE_SECONDS)
+            self.house.note_time()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end it in good order."""
