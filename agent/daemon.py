@@ -50,8 +50,8 @@ log = logging.getLogger("agent.daemon")
 
 TUN_ROUNDS = 4  # full batches of packets that are read before the sockets get their turn
 EXPIRY_SECONDS = 60.0  # how often invitations and ticket keys are looked at
-# How often the date is looked at, to be remembered. Not at the start: in its first minutes a board's
-# clock is put right, and a date too late would keep certificates out for as long as it is ahead.
+# How often the date is looked at, to be remembered. Not at the start: a board's clock is put right
+# in its first minutes, and a date too late would keep certificates out until it has come.
 NOTE_SECONDS = 3600.0
 MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
