@@ -51,6 +51,9 @@ log = logging.getLogger("agent.daemon")
 
 TUN_ROUNDS = 4  # full batches of packets that are read before the sockets get their turn
 EXPIRY_SECONDS = 60.0  # how often invitations and ticket keys are looked at
+# How often the date is looked at, to be remembered. Not at the start: a board's clock is put right
+# in its first minutes, and a date too late would keep certificates out until it has come.
+NOTE_SECONDS = 3600.0
 MISTAKES_LOGGED = 20  # whoever can provoke one can provoke millions
 Listener = Callable[[Event], None]
 
@@ -96,6 +99,7 @@ class Daemon:
             key_log=key_log,
             restart_secret=profiles.restart_secret(house.keys),
             tickets=self._tickets,
+            wall=house.date,
         )
 
     # --- life ---------------------------------------------------------------------------------
@@ -114,6 +118,7 @@ class Daemon:
         self._tell_addresses()
         self.refresh()
         self.spawn(self._expire_invitations())
+        self.spawn(self._note_time())
 
     async def start_services(self) -> None:
         """The listeners for the devices, on the inner address.
@@ -431,6 +436,11 @@ class Daemon:
                 self._tickets.keys = self.house.ticket_keys()
             if self.house.expire_invitations(EXPIRY_SECONDS):
                 self.refresh()
+
+    async def _note_time(self) -> None:
+        while True:
+            await asyncio.sleep(NOTE_SECONDS)
+            self.house.note_time()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end it in good order."""

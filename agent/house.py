@@ -20,9 +20,10 @@ from agent.errors import ConfigError, InputError
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
 from agent.moves import NO_MOVES, Moves
 from agent.peers import MAX_INVITATIONS, OpenInvitation, Peers
+from agent.timers import WallTime
 from board import storage
 from board.append_log import AppendLog
-from board.clock import is_plausible
+from board.clock import BUILT, SavedTime
 from board.errors import DamagedFileError, StorageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ AUDIT_OCTETS = 256 * 1024  # of one audit file; two are kept, some 2,000 writes
 PEERS_VERSION = 1
 MOVES_VERSION = 1
 CONFIG_OCTETS = 1 << 20  # people do not write more
+NAMED_OCTETS = (1 << 16) + 1  # of a file that it names: a key, some certificates
 
 
 class House:
@@ -61,6 +63,7 @@ class House:
         self.moves = moves
         self._moves_file = storage.JsonState(layout.moves, version=MOVES_VERSION)
         self._file = storage.JsonState(layout.peers, version=PEERS_VERSION)
+        self._time = SavedTime(layout.time)
         self._audit = AppendLog(layout.audit, max_octets=AUDIT_OCTETS)
         self._ticket_keys: TicketKeys | None = None
 
@@ -130,10 +133,24 @@ class House:
             return profiles.bridge_peer(name, configured.role, configured.grants)
         return None
 
+    def date(self) -> WallTime:
+        """The time as far as it is known: by the clock, else the latest that has passed."""
+        now = time.time()
+        if self._time.is_plausible(now):
+            return WallTime(now, True)
+        return WallTime(max(BUILT, self._time.latest), False)
+
     def wall(self) -> float | None:
         """Seconds since 1970, None where the clock is not to be trusted."""
-        now = time.time()
-        return now if is_plausible(now) else None
+        date = self.date()
+        return date.seconds if date.is_believed else None
+
+    def note_time(self) -> None:
+        """Remember the date over a restart, where it can be believed."""
+        try:
+            self._time.observe(time.time())
+        except StorageError as error:
+            log.error("%s", error)
 
     def ticket_keys(self) -> tuple[TicketKey, ...]:
         """What a mediation server seals tickets with now; to be asked for again and again."""
@@ -297,7 +314,7 @@ def read_config(layout: Layout, file: Path | None = None) -> Config:
 
     def read(path: str) -> bytes:
         with (source.parent / path).open("rb") as opened:
-            return opened.read(4096)
+            return opened.read(NAMED_OCTETS)
 
     data = storage.read_file(source, limit=CONFIG_OCTETS)
     if data is None and file is not None:

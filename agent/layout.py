@@ -63,6 +63,11 @@ class Layout:
         return self.state / "mediators.json"
 
     @property
+    def time(self) -> Path:
+        """The latest date that was seen (board.clock)."""
+        return self.state / "time.json"
+
+    @property
     def audit(self) -> Path:
         """One JSON line for each write to a device."""
         return self.state / "audit.log"

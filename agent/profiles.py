@@ -17,8 +17,18 @@ from agent.config import (
     split_host,
 )
 from agent.crypto.auth import SigningKey, inner_address, parse_key_text
+from agent.crypto.digest import sha256
 from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
-from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, Ppk, PskAuth
+from agent.ike.pad import (
+    AnyKeyAuth,
+    CertificateAuth,
+    ChildPolicy,
+    KeyAuth,
+    Lifetimes,
+    Peer,
+    Ppk,
+    PskAuth,
+)
 from agent.ipsec import ALL, Grants
 from agent.moves import NO_MOVES
 from agent.wire.codes import CfgAttributeType, ProtocolId
@@ -30,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agent.bridge.devices import DeviceConfig
+    from agent.crypto.signatures import Signer
+    from agent.ike.pad import RemoteAuth
     from agent.invitation import Invitation
     from agent.moves import Moves
     from agent.peers import KnownPeer, OpenInvitation, Peers
@@ -277,12 +289,6 @@ def enrolment(invitation: Invitation) -> tuple[MediatorEntry, PeerEntry]:
 def _configured_peer(
     config: PeerConfig, keys: Keys, devices: tuple[DeviceConfig, ...]
 ) -> PeerEntry:
-    if config.psk is not None:
-        local_auth: PskAuth | SigningKey = PskAuth(secret=config.psk)
-        remote_auth: PskAuth | KeyAuth = PskAuth(secret=config.psk)
-    else:
-        assert config.key is not None
-        local_auth, remote_auth = keys.identity, KeyAuth(public=config.key)
     remote_ts = config.remote_ts
     if not remote_ts and config.key is not None:
         remote_ts = (single(inner_address(config.key)),)
@@ -295,8 +301,9 @@ def _configured_peer(
             name=config.name,
             local_id=config.local_id or Identification.key_id(keys.identity.public),
             remote_id=config.remote_id,
-            local_auth=local_auth,
-            remote_auth=remote_auth,
+            local_auth=_local_auth(config, keys),
+            remote_auth=_remote_auth(config),
+            certificates=tuple(c.der for c in config.signatures.own_certificates),
             proposals=config.proposals,
             child=ChildPolicy(
                 name=config.name,
@@ -324,6 +331,26 @@ def _configured_peer(
         role=config.role,
         wanted=config.start,
     )
+
+
+def _local_auth(config: PeerConfig, keys: Keys) -> PskAuth | Signer:
+    if config.psk is not None:
+        return PskAuth(secret=config.psk)
+    return config.signatures.own_key or keys.identity
+
+
+def _remote_auth(config: PeerConfig) -> RemoteAuth:
+    """The one of them that the configuration gives."""
+    if config.psk is not None:
+        return PskAuth(secret=config.psk)
+    if config.key is not None:
+        return KeyAuth(public=config.key)
+    signatures = config.signatures
+    if signatures.public_key is not None:
+        return AnyKeyAuth(sha256=sha256(signatures.public_key.spki), key=signatures.public_key)
+    if signatures.key_sha256:
+        return AnyKeyAuth(sha256=signatures.key_sha256)
+    return CertificateAuth(anchors=signatures.anchors)
 
 
 def _ppk(config: PeerConfig) -> Ppk | None:

@@ -8,10 +8,26 @@ left in place until they surface, so that moving a deadline costs O(log n).
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+
+class WallTime(NamedTuple):
+    """What is known of the date, which many boards do not know after a start.
+
+    `seconds` since 1970. Where the clock cannot be right (`is_believed` False) this is the latest
+    time that has certainly passed: it was seen earlier, or this program was made then.
+    """
+
+    seconds: float
+    is_believed: bool
+
+
+NO_DATE: Final = WallTime(math.inf, False)
+"""Where nobody tells the date: whatever ends some day is over."""
 
 
 class Timers(Generic[K]):

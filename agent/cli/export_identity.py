@@ -26,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.file} holds this board's identity, encrypted. Stop this board before another")
     print("one takes its place: two with one identity keep throwing each other off.")
     for path in files_left_out(Layout(args.root)):
-        print(f"Not in it: {path}, a pre-shared key; copy it to the same place there.")
+        print(f"Not in it: {path}, which the configuration names; copy it to the same place there.")
     return 0

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING
 from agent.bridge.devices import check_devices
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
+from agent.config.credentials import (
+    check_identities,
+    credential_of,
+    read_key,
+    read_ppk,
+    read_psk,
+    read_signatures,
+)
 from agent.config.values import (
     AUTH_MINIMUM,
     ESP_PROPOSALS,
@@ -18,8 +26,6 @@ from agent.config.values import (
     NAME,
     NAME_RULE,
     NATT_PORT,
-    PPK_MINIMUM,
-    PSK_MINIMUM,
     ROLES,
     Config,
     MediateConfig,
@@ -28,9 +34,8 @@ from agent.config.values import (
     PeerConfig,
     split_host,
 )
-from agent.crypto.auth import parse_key_text
 from agent.errors import ConfigError
-from agent.toml_table import Table, parse_toml
+from agent.toml_table import parse_toml
 from agent.wire.codes import ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import Proposal, parse_proposals
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.bridge.devices import DeviceConfig
+    from agent.toml_table import Table
 
 
 def load_config(
@@ -101,82 +107,6 @@ def _name(name: str, table: Table) -> str:
     return name
 
 
-def _key(table: Table) -> bytes | None:
-    return table.parsed("key", parse_key_text, None)
-
-
-def _secret(table: Table, name: str, read: Callable[[str], bytes] | None) -> bytes | None:
-    """The octets of `name` or of the file that `name`_file says; empty where none is read."""
-    secret: bytes | None = None
-    if table.has(name):
-        secret = table.text(name).encode()
-    if table.has(f"{name}_file"):
-        path = table.text(f"{name}_file")
-        if secret is not None:
-            raise table.wrong(f"{name}_file", f"give {name} or {name}_file, not both.")
-        if read is None:  # only looked at, not used
-            return b""
-        try:
-            secret = read(path).strip()
-        except OSError as error:
-            raise table.wrong(
-                f"{name}_file", f"this file cannot be read: {error.strerror}."
-            ) from None
-    return secret
-
-
-def _psk(table: Table, read: Callable[[str], bytes] | None) -> bytes | None:
-    psk = _secret(table, "psk", read)
-    looked_at = read is None and table.has("psk_file")
-    if psk is not None and not looked_at and _is_weak(psk, PSK_MINIMUM, 5):
-        where = "psk_file" if table.has("psk_file") else "psk"
-        raise _weak_psk(table, where)
-    return psk
-
-
-def _ppk(table: Table, read: Callable[[str], bytes] | None) -> tuple[bytes | None, str, bool]:
-    """Postquantum preshared key, its name, and whether it is required."""
-    ppk = _secret(table, "ppk", read)
-    name, required = table.text("ppk_id"), table.flag("ppk_required", True)
-    if ppk is None:
-        for key in ("ppk_id", "ppk_required"):
-            if table.has(key):
-                raise table.wrong(key, "it says nothing without ppk or ppk_file.")
-        return None, "", False
-    if not 1 <= len(name.encode()) <= 255:
-        raise table.missing("ppk_id", "the name by which both sides know this ppk.")
-    looked_at = read is None and table.has("ppk_file")
-    if not looked_at and _is_weak(ppk, PPK_MINIMUM, 8):
-        where = "ppk_file" if table.has("ppk_file") else "ppk"
-        raise ConfigError(  # it never repeats the key
-            f"{table.source}: [{table.name}] {where}: this postquantum preshared key is too weak; "
-            f"use {PPK_MINIMUM} random characters or more (openssl rand -base64 32)."
-        )
-    return ppk, name, required
-
-
-def _is_weak(secret: bytes, least: int, kinds: int) -> bool:
-    """Whether it is short, of few characters, or a short one over and over."""
-    repeats = (n for n in range(1, len(secret)) if secret.startswith(secret[n:]))
-    return next(repeats, len(secret)) < least or len(set(secret)) < kinds
-
-
-def _weak_psk(table: Table, key: str) -> ConfigError:
-    """The error for a weak pre-shared key; it never repeats the key."""
-    return ConfigError(
-        f"{table.source}: [{table.name}] {key}: this pre-shared key is too weak, as it can be "
-        f"guessed offline; use {PSK_MINIMUM} random characters or more "
-        "(openssl rand -base64 24), or better a public key."
-    )
-
-
-def _one_credential(table: Table, key: bytes | None, psk: bytes | None) -> None:
-    if key is not None and psk is not None:
-        raise table.wrong("psk", "give key or psk, not both.")
-    if key is None and psk is None:
-        raise table.missing("key", "give the public key of the other side, or psk, one of both.")
-
-
 def _identity(table: Table, key: str) -> Identification | None:
     return table.parsed(key, Identification.parse, None)
 
@@ -197,7 +127,7 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
         host, port = split_host(address)
     except ValueError as error:
         raise table.wrong("address", str(error)) from None
-    key, psk = _key(table), _psk(table, read)
+    key, psk = read_key(table), read_psk(table, read)
     local_id, remote_id = _identity(table, "local_id"), _identity(table, "id")
     if key is None and psk is None:
         raise table.missing("key", "the public key that `hearthgate mediate` printed.")
@@ -264,8 +194,11 @@ def _anycast(table: Table, address: str) -> tuple[bytes, ...]:
 def _mediated_peer(
     name: str, table: Table, read: Callable[[str], bytes] | None
 ) -> MediatedPeerConfig:
-    key, psk = _key(table), _psk(table, read)
-    _one_credential(table, key, psk)
+    key, psk = read_key(table), read_psk(table, read)
+    if key is not None and psk is not None:
+        raise table.wrong("psk", "give key or psk, not both.")
+    if key is None and psk is None:
+        raise table.missing("key", "give the public key of the other side, or psk, one of both.")
     table.required_text("id", "the identity that this peer registers with.")
     remote_id = _identity(table, "id")
     assert remote_id is not None
@@ -285,26 +218,29 @@ def _peer(
     mediators: tuple[MediatorConfig, ...],
     read: Callable[[str], bytes] | None,
 ) -> PeerConfig:
-    key, psk = _key(table), _psk(table, read)
-    _one_credential(table, key, psk)
-    remote_id = _identity(table, "id")
+    key, psk = read_key(table), read_psk(table, read)
+    signatures = read_signatures(table, key, psk, read)
+    remote_id, local_id = _identity(table, "id"), _identity(table, "local_id")
     if remote_id is None:
         if key is None:
-            raise table.missing("id", "the identity that the other side proves with psk.")
+            given = credential_of(table)
+            raise table.missing("id", f"the identity that the other side proves with {given}.")
         remote_id = Identification.key_id(key)
+    local_id = check_identities(table, signatures, local_id)
     host, port = "", NATT_PORT
     if table.has("address"):
         try:
             host, port = split_host(table.text("address"))
         except ValueError as error:
             raise table.wrong("address", str(error)) from None
-    ppk, ppk_id, ppk_required = _ppk(table, read)
+    ppk, ppk_id, ppk_required = read_ppk(table, read)
     peer = PeerConfig(
         name=_name(name, table),
         remote_id=remote_id,
-        local_id=_identity(table, "local_id"),
+        local_id=local_id,
         key=key,
         psk=psk,
+        signatures=signatures,
         ppk=ppk,
         ppk_id=ppk_id,
         ppk_required=ppk_required,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agent.bridge.devices import DeviceConfig
+    from agent.crypto.certificates import Certificate
+    from agent.crypto.public_keys import AnyPublicKey, PrivateKey
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
     from agent.wire.selectors import TrafficSelector
@@ -100,6 +102,21 @@ class MediateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureConfig:
+    """Signatures other than with the Ed25519 keys of this machine and of paired ones.
+
+    The peer: `public_key`, or a key with the SHA-256 `key_sha256` of its SubjectPublicKeyInfo, or
+    a certificate under one of `anchors`. Ourselves: `own_key`, with `own_certificates` if any.
+    """
+
+    public_key: AnyPublicKey | None = None
+    key_sha256: bytes = b""
+    anchors: tuple[Certificate, ...] = ()
+    own_key: PrivateKey | None = None
+    own_certificates: tuple[Certificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """A peer that was configured by hand. Seconds, octets and packets as named."""
 
@@ -108,6 +125,7 @@ class PeerConfig:
     local_id: Identification | None
     key: bytes | None
     psk: bytes | None = field(repr=False)
+    signatures: SignatureConfig
     ppk: bytes | None = field(repr=False)
     ppk_id: str
     ppk_required: bool

@@ -1,12 +1,12 @@
-"""The AUTH payload and the keys behind it: RFC 7296 §2.15, RFC 7427, RFC 8420 (Ed25519).
+"""The AUTH payload: RFC 7296 §2.15, RFC 7427, RFC 8420.
 
     InitiatorSignedOctets = RealMessage1 | NonceRData | prf(SK_pi, RestOfInitIDPayload)
-    PSK      AUTH = prf( prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets> )
-    Ed25519  AUTH = length | AlgorithmIdentifier | signature over <SignedOctets> (not over a hash)
+    PSK        AUTH = prf( prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets> )
+    signature  AUTH = length | AlgorithmIdentifier | signature over <SignedOctets>
 
 Each side signs its own first message, the *other* side's nonce and its own ID payload body (ID
-type, three zero octets, identification; no generic header). How keys are stored and written is in
-`keys`. Left out here: certificates, RSA, ECDSA.
+type, three zero octets, identification; no generic header). Which signatures there are is in
+`signatures`, the keys that make them in `keys` and `public_keys`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from agent.crypto.keys import (
     parse_key_text,
     pseudonym_hash,
 )
+from agent.crypto.signatures import ED25519, scheme_of
 
 if TYPE_CHECKING:
     from agent.crypto.algorithms import Prf
+    from agent.crypto.signatures import Scheme, Signer, Verifier
 
 __all__ = [
-    "ED25519_ALGORITHM",
     "InvalidAuthData",
     "InvalidKey",
     "PublicKey",
@@ -46,15 +47,13 @@ __all__ = [
     "parse_key_text",
     "pseudonym_hash",
     "psk_auth",
+    "scheme_of_auth",
     "sign_auth",
     "verify_psk_auth",
     "verify_signature_auth",
 ]
 
 KEY_PAD: Final = b"Key Pad for IKEv2"
-
-# RFC 8420 appendix A: SEQUENCE { OID 1.3.101.112 }, no parameters.
-ED25519_ALGORITHM: Final = bytes.fromhex("300506032b6570")
 
 
 class InvalidAuthData(ValueError):
@@ -84,7 +83,7 @@ def verify_psk_auth(prf: Prf, psk: bytes, octets: bytes, data: bytes) -> bool:
     return bytes_eq(psk_auth(prf, psk, octets), data)
 
 
-def encode_signature_auth(signature: bytes, algorithm: bytes = ED25519_ALGORITHM) -> bytes:
+def encode_signature_auth(signature: bytes, algorithm: bytes = ED25519.algorithm) -> bytes:
     """Authentication data of a Digital Signature AUTH payload."""
     return bytes((len(algorithm),)) + algorithm + signature
 
@@ -97,15 +96,22 @@ def decode_signature_auth(data: bytes) -> SignatureAuth:
     return SignatureAuth(data[1:end], data[end:])
 
 
-def sign_auth(key: SigningKey, octets: bytes) -> bytes:
-    """Authentication data that proves `key`."""
-    return encode_signature_auth(key.sign(octets))
+def sign_auth(key: Signer, octets: bytes, scheme: Scheme = ED25519) -> bytes:
+    """Authentication data that proves `key`; `scheme` has to fit it."""
+    return encode_signature_auth(key.sign_as(scheme, octets), scheme.algorithm)
 
 
-def verify_signature_auth(key: PublicKey, octets: bytes, data: bytes) -> bool:
-    """Whether `data` proves that the peer has `key`. Cannot fail, whatever the octets are."""
+def scheme_of_auth(data: bytes) -> Scheme | None:
+    """The signature algorithm of Authentication data, None if it is none of ours. Cannot fail."""
     try:
-        auth = decode_signature_auth(data)
+        return scheme_of(decode_signature_auth(data).algorithm)
     except InvalidAuthData:
+        return None
+
+
+def verify_signature_auth(key: Verifier, octets: bytes, data: bytes) -> bool:
+    """Whether `data` proves that the peer has `key`. Cannot fail, whatever the octets are."""
+    scheme = scheme_of_auth(data)
+    if scheme is None:
         return False
-    return auth.algorithm == ED25519_ALGORITHM and key.verify(octets, auth.signature)
+    return key.verify_as(scheme, octets, decode_signature_auth(data).signature)

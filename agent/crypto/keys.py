@@ -3,7 +3,8 @@
 The text of a public key is base64url of its 32 octets without padding, 43 characters. PEM and DER
 of the one shape that RFC 8410 §4 and §7 give an Ed25519 key are read and written here, without
 cryptography's serialization module (2 MB, 11 ms). Reading and printing keys does not load
-cryptography at all; signing does. Left out: encrypted private keys, other algorithms.
+cryptography at all; signing does. Left out: encrypted private keys; other algorithms are in
+`public_keys`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import binascii
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.digest import sha256
+from agent.crypto.signatures import ED25519, KeyKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from agent.crypto.signatures import Scheme
 
     Random = Callable[[int], bytes]
 
@@ -35,7 +39,7 @@ _SMALL_ORDER_Y: Final = frozenset((0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8
 
 
 class InvalidKey(ValueError):
-    """This is not an Ed25519 key in a form that we read."""
+    """This is not a key in a form that we read."""
 
 
 class PublicKey:
@@ -67,9 +71,27 @@ class PublicKey:
             return False
         return True
 
+    def verify_as(self, scheme: Scheme, data: bytes, signature: bytes) -> bool:
+        """See Verifier."""
+        return scheme is ED25519 and self.verify(data, signature)
+
+    def verify_legacy(self, method: int, data: bytes, signature: bytes) -> bool:
+        """See Verifier: Ed25519 has no method of its own."""
+        return False
+
+    @property
+    def kind(self) -> KeyKind:
+        """See Verifier."""
+        return KeyKind.ED25519
+
+    @property
+    def spki(self) -> bytes:
+        """DER SubjectPublicKeyInfo (RFC 8410 §4)."""
+        return SPKI_PREFIX + self.raw
+
     def pem(self) -> bytes:
         """SubjectPublicKeyInfo, as other IPsec implementations read it."""
-        return _armour(b"PUBLIC KEY", SPKI_PREFIX + self.raw)
+        return _armour(b"PUBLIC KEY", self.spki)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKey) and self.raw == other.raw
@@ -138,6 +160,24 @@ class SigningKey:
     def sign(self, data: bytes) -> bytes:
         """64 octets."""
         return self._key.sign(data)
+
+    def sign_as(self, scheme: Scheme, data: bytes) -> bytes:
+        """See Signer."""
+        return self.sign(data)
+
+    def sign_legacy(self, data: bytes) -> tuple[int, bytes] | None:
+        """See Signer: Ed25519 has no method of its own."""
+        return None
+
+    @property
+    def kind(self) -> KeyKind:
+        """See Signer."""
+        return KeyKind.ED25519
+
+    @property
+    def spki(self) -> bytes:
+        """See Signer."""
+        return SPKI_PREFIX + self.public
 
     def public_key(self) -> PublicKey:
         """The public half as an object."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.ike import certificates
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
 from agent.wire.codes import IdType, NotifyType
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from agent.engine.entries import MediatedPeer, PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.wire.message import Message
-    from agent.wire.payloads import Identification
+    from agent.wire.payloads import CertreqPayload, Identification
     from agent.wire.proposals import Proposal
 
 KEY_LENGTH = 32
@@ -33,12 +34,14 @@ class Authority:
         self._default = proposals
         self._proposals = proposals
         self._by_id: dict[tuple[int, bytes], PeerEntry] = {}
+        self._requests: tuple[CertreqPayload, ...] = ()
 
     def set_peers(self, entries: list[PeerEntry]) -> None:
         """All that may come, one entry per remote identity."""
         self._by_id = {
             entry.peer.remote_id.key: entry for entry in entries if entry.peer.remote_id is not None
         }
+        self._requests = certificates.requests([entry.peer.remote_auth for entry in entries])
         wanted = [p for entry in entries for p in entry.peer.proposals]
         if self.server is not None:
             wanted = [*self.server.proposals, *wanted]
@@ -82,6 +85,12 @@ class Authority:
     def uses_ppk(self) -> bool:
         """Whether a peer has a postquantum preshared key."""
         return any(entry.peer.ppk is not None for entry in self._by_id.values())
+
+    def certificate_requests(self, request: Message) -> tuple[CertreqPayload, ...]:
+        """All peers' trust anchors; who comes to the mediation server needs no certificate."""
+        if request.notify(NotifyType.ME_MEDIATION) is not None:
+            return ()
+        return self._requests
 
     def _mediated(self, server: ServerEntry, remote_id: Identification) -> Peer | None:
         known = server.peers.get(remote_id.key)

@@ -37,6 +37,8 @@ RETRY_LIMIT = 300.0  # seconds; the callback of the mediator comes earlier anywa
 RETRY_UNCALLED = 45.0  # … and where none was asked for, somebody's NAT may be sane again by then
 FLAP_SECONDS = 120.0  # two boards with one image chase each other off within seconds
 FLAP_COUNT = 4
+# Anybody can claim to be a peer and be refused, as often as he likes: told once in this time.
+TELL_REFUSAL_SECONDS = 60.0
 BRIEF_SECONDS = 10.0  # one that restarts sooner again is not called at once
 ATTEMPT_SECONDS = 45.0  # the whole of one attempt, longer than each of its parts
 # For the answer to IKE_SA_INIT where there may be another path: four sendings with 150 ms of delay.
@@ -100,6 +102,7 @@ class Connection:
             lambda: self._extensions,
             self._on_redirection_failed,
         )
+        self._tell_refusals_at = 0.0
 
     @property
     def ike_id(self) -> int | None:
@@ -121,6 +124,13 @@ class Connection:
             return False  # we called anew ourselves
         self._replaced = [at for at in self._replaced if now - at < FLAP_SECONDS] + [now]
         return len(self._replaced) == FLAP_COUNT
+
+    def refused(self, now: float) -> bool:
+        """Note that somebody who came in its name was refused; True if that is to be told."""
+        tell = now >= self._tell_refusals_at
+        if tell:
+            self._tell_refusals_at = now + TELL_REFUSAL_SECONDS
+        return tell
 
     def want(self, now: float) -> None:
         """Somebody asked for it; it stays asked for."""

@@ -42,7 +42,7 @@ from agent.mediation.connect_id import responder_factory
 from agent.mediation.identity import accept_hash
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
-from agent.timers import Schedule
+from agent.timers import NO_DATE, Schedule, WallTime
 from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
 from agent.wire.redirect import GatewayId, Successor
 
@@ -85,11 +85,13 @@ class Engine:
         restart_secret: bytes | None = None,
         tickets: Tickets | None = None,
         key_log: Callable[[str], None] | None = None,
+        wall: Callable[[], WallTime] = lambda: NO_DATE,
     ) -> None:
         """`restart_secret`: 32 octets, the same after each restart, for quick crash detection.
 
         `tickets`: what a mediation server lets its peers come back with.
-        `key_log`, for debugging only, is given all keys as lines for Wireshark.
+        `key_log`, for debugging only, is given all keys as lines for Wireshark. `wall` tells the
+        date, which certificates are judged by.
         """
         self.dropped: Counter[str] = Counter()
         self._random = random
@@ -118,6 +120,7 @@ class Engine:
             pad=self._authority,
             random=random,
             settings=ike_settings,
+            wall=wall,
             tokens=Tokens(restart_secret) if restart_secret is not None else None,
             tickets=tickets,
             first_contact=self._first_contact,
@@ -542,6 +545,9 @@ class Engine:
             registration.on_closed(event, now)
         connection = self._connections.get(event.peer)
         if connection is not None:
+            refused = event.reason is ike_events.CloseReason.AUTHENTICATION_FAILED
+            if refused and not connection.owns(event.ike_id) and connection.refused(now):
+                self._emit(Notice(text=f"{event.peer} was not let in: {event.detail}"))
             connection.on_closed(event, now)
             if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
                 self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))

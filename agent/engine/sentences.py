@@ -87,6 +87,8 @@ def connect_failed(reason: ConnectFailure, detail: str = "") -> str:
 def _sentence(table: dict[CloseReason, str], reason: CloseReason, detail: str) -> str:
     known = table.get(reason)
     if known is not None:
-        return known
+        # In capitals it is the notify that the other side sent, which does not say why.
+        told = reason is CloseReason.AUTHENTICATION_FAILED and not detail.isupper()
+        return f"{known} What was wrong: {detail}." if told and detail else known
     words = _OTHER.get(reason, f"it ended: {str(reason.value).replace('_', ' ')}")
     return f"{words} ({detail})." if detail else f"{words}."

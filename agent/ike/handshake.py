@@ -12,6 +12,7 @@ from agent.ike.suite import Protection, keys_derived
 if TYPE_CHECKING:
     from agent.crypto.kex import KeyExchange
     from agent.crypto.keymat import IkeKeys
+    from agent.crypto.signatures import Scheme
     from agent.ike.intermediate import Rounds
     from agent.ike.negotiation import Offer
     from agent.ike.sa import IkeSa
@@ -42,10 +43,12 @@ class Handshake:
     """Nonces, first messages and keys of the initial exchanges (RFC 7296 §2.14, §2.15).
 
     No repr shows a key: there is none. `hint` is what an unauthenticated error said, for the case
-    that nothing better comes.
+    that nothing better comes. `peer_hashes`: what SIGNATURE_HASH_ALGORITHMS of the peer said, None
+    without one; `peer_scheme`: how it signed; `asked`: the encodings that its CERTREQs named.
     """
 
     __slots__ = (
+        "asked",
         "cookie",
         "groups",
         "hint",
@@ -54,9 +57,10 @@ class Handshake:
         "offer",
         "own_message",
         "own_nonce",
-        "peer_knows_identity_hash",
+        "peer_hashes",
         "peer_message",
         "peer_nonce",
+        "peer_scheme",
         "resumes",
         "rounds",
         "rounds_due",
@@ -74,7 +78,9 @@ class Handshake:
         self.rounds = 0
         self.rounds_due: Rounds | None = None
         self.groups: list[int] = []
-        self.peer_knows_identity_hash = False
+        self.peer_hashes: frozenset[int] | None = None
+        self.peer_scheme: Scheme | None = None
+        self.asked: frozenset[int] = frozenset()
         self.offer: Offer | None = None
         self.hint: tuple[CloseReason, str] = NO_ANSWER
 

@@ -1,27 +1,16 @@
 """IKE_AUTH, both sides: who it is, and the first Child SA.
 
-RFC 7296 §1.2, §2.15, §2.21.2; RFC 7427 and 8420 (Ed25519, pinned keys); RFC 6023 (childless). After
-IKE_SESSION_RESUME the proof is that of `resumption`.
-Whatever is wrong with an identity or a proof is AUTHENTICATION_FAILED and looks the same. A Child
-SA that cannot be had does not undo the authentication: the responder keeps the IKE SA, the
-initiator deletes it, since the Child SA was what it came for. Left out: certificates, EAP.
+RFC 7296 §1.2, §2.15, §2.21.2; RFC 6023 (childless). Whatever is wrong with an identity or a proof
+(`proof`) is AUTHENTICATION_FAILED and looks the same. A Child SA that cannot be had does not undo
+the authentication: the responder keeps the IKE SA, the initiator deletes it, since the Child SA was
+what it came for. Left out: EAP.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent.crypto.auth import (
-    InvalidKey,
-    PublicKey,
-    SigningKey,
-    auth_octets,
-    psk_auth,
-    sign_auth,
-    verify_psk_auth,
-    verify_signature_auth,
-)
-from agent.ike import ppk, redirect, resumption, tickets
+from agent.ike import certificates, ppk, proof, redirect, tickets
 from agent.ike.child import ChildSa, announce
 from agent.ike.errors import (
     AuthenticationFailed,
@@ -34,9 +23,8 @@ from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
 from agent.ike.informational import Refusal
 from agent.ike.negotiation import Grant, complete, make_offer
-from agent.ike.pad import KeyAuth, PskAuth
 from agent.ike.rules import error_of
-from agent.wire.codes import AuthMethod, ExchangeType, NotifyType
+from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.payloads import (
     AuthPayload,
     IdiPayload,
@@ -61,72 +49,6 @@ _FATAL: Final = frozenset(
 )
 
 
-def _signed(sa: IkeSa, id_body: bytes, *, by_us: bool) -> bytes:
-    """The octets that a side signs."""
-    hs = sa.handshake
-    assert hs is not None
-    assert hs.keys is not None
-    assert sa.suite is not None
-    by_initiator = sa.is_initiator == by_us
-    octets = auth_octets(
-        hs.own_message if by_us else hs.peer_message,
-        hs.peer_nonce if by_us else hs.own_nonce,
-        sa.suite.prf,
-        hs.keys.sk_pi if by_initiator else hs.keys.sk_pr,
-        id_body,
-    )
-    return octets + hs.rounds_due.int_auth if hs.rounds_due is not None else octets
-
-
-def _proof(sa: IkeSa, peer: Peer, own_id: IdiPayload | IdrPayload) -> AuthPayload:
-    """Our AUTH payload."""
-    octets = _signed(sa, own_id.body, by_us=True)
-    auth = peer.local_auth
-    assert sa.handshake is not None
-    assert sa.suite is not None
-    if sa.handshake.resumes is not None:
-        return resumption.proof(sa, octets)
-    if isinstance(auth, PskAuth):
-        return AuthPayload(
-            AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE,
-            psk_auth(sa.suite.prf, auth.secret, octets),
-        )
-    assert isinstance(auth, SigningKey)
-    if not sa.handshake.peer_knows_identity_hash:
-        raise AuthenticationFailed("the peer does not take Ed25519 signatures")
-    return AuthPayload(AuthMethod.DIGITAL_SIGNATURE, sign_auth(auth, octets))
-
-
-def _verify(sa: IkeSa, peer: Peer, their_id: IdiPayload | IdrPayload, auth: AuthPayload) -> None:
-    """Raises AuthenticationFailed unless the peer has proven what `peer` demands."""
-    octets = _signed(sa, their_id.body, by_us=False)
-    assert sa.handshake is not None
-    assert sa.suite is not None
-    if sa.handshake.resumes is not None:
-        if not resumption.is_proven(sa, octets, their_id.identity, auth):
-            raise AuthenticationFailed("the proof is wrong")
-        return
-    match peer.remote_auth:
-        case PskAuth(secret=secret):
-            good = auth.method == AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE and verify_psk_auth(
-                sa.suite.prf, secret, octets, auth.data
-            )
-        case KeyAuth(public=public):
-            good = auth.method == AuthMethod.DIGITAL_SIGNATURE and _signature_is_good(
-                public, octets, auth.data
-            )
-    if not good:
-        raise AuthenticationFailed("the proof is wrong")
-
-
-def _signature_is_good(public: bytes, octets: bytes, data: bytes) -> bool:
-    try:
-        # A pseudonym is somebody's claim of a key: its octets may be none (any length, any value).
-        return verify_signature_auth(PublicKey(public), octets, data)
-    except InvalidKey:
-        return False
-
-
 # -- initiator -----------------------------------------------------------------------------------
 
 
@@ -142,10 +64,11 @@ class IkeAuth(Task):
         assert peer is not None
         assert hs is not None
         idi = IdiPayload(peer.local_id)
-        payloads: list[Payload] = [idi]
+        payloads: list[Payload] = [idi, *certificates.shown(sa, peer)]
+        payloads += certificates.asked_of(sa, peer)
         if peer.remote_id is not None:
             payloads.append(IdrPayload(peer.remote_id))
-        payloads += ppk.prove(sa, lambda: _proof(sa, peer, idi))
+        payloads += ppk.prove(sa, lambda: proof.give(sa, peer, idi))
         if sa.table.identities.is_first_contact(sa):
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
         if peer.child is not None:
@@ -166,7 +89,7 @@ class IkeAuth(Task):
             raise AuthenticationFailed(f"the peer is {idr.identity.text}")
         if hs.resumes is None:  # else it is in the old SK_d already
             ppk.on_answer(sa, message)
-        _verify(sa, peer, idr, auth)
+        proof.check(sa, peer, idr, auth, message)
         sa.remote_id = idr.identity
         for extension in sa.extensions:
             extension.on_response(sa, self.exchange, message, now)
@@ -246,11 +169,12 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
         auth = ppk.on_proof(sa, peer, message, auth)
     elif not tickets.is_still(peer, hs.resumes):
         raise AuthenticationFailed("the ticket was given to another")
-    _verify(sa, peer, idi, auth)
+    proof.check(sa, peer, idi, auth, message)
     _check_suite(sa, peer)
     sa.remote_id = idi.identity
     idr = IdrPayload(peer.local_id)
-    payloads: list[Payload] = [idr, _proof(sa, peer, idr)]
+    hs.asked = certificates.asked_in(message)
+    payloads: list[Payload] = [idr, *certificates.shown(sa, peer), proof.give(sa, peer, idr)]
     for extension in sa.extensions:
         extension.on_request(sa, message, payloads, now)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None

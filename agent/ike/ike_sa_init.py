@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent.crypto.auth import SigningKey
 from agent.crypto.keymat import skeyseed
+from agent.crypto.signatures import ANNOUNCEMENT, decode_announcement
 from agent.datagram import Path, Transmit
-from agent.ike import intermediate, redirect
+from agent.ike import certificates, intermediate, proof, redirect
 from agent.ike.errors import (
     Ignored,
     InvalidKePayload,
@@ -38,7 +38,7 @@ from agent.ike.negotiation import (
 )
 from agent.ike.rules import check, error_of, nonce_of
 from agent.ike.states import IkeState, Step, When
-from agent.wire.codes import ExchangeType, HashId, NotifyType, ProtocolId
+from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
 from agent.wire.errors import UnsupportedCriticalPayload
 from agent.wire.message import NO_SPI, Header, decode_message, encode_message
 from agent.wire.payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
@@ -61,8 +61,6 @@ MAX_COOKIE: Final = 64
 MAX_REQUEST: Final = 4096
 # Octets that we answer per octet that came, at most, to whom has proven nothing.
 MAX_AMPLIFICATION: Final = 1.1
-
-_HASHES: Final = int(HashId.IDENTITY).to_bytes(2, "big")
 
 
 # -- initiator -----------------------------------------------------------------------------------
@@ -87,7 +85,7 @@ class SaInit(Task):
             SaPayload(numbered(sa.proposals, b"")),
             KePayload(hs.kex.group, hs.kex.public),
             NoncePayload(hs.own_nonce),
-            NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES),
+            NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, ANNOUNCEMENT),
         ]
         return payloads
 
@@ -226,9 +224,10 @@ def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
     assert ke is not None  # rules.check
     if not suite.group == ke.group == hs.kex.group:
         raise InvalidSyntax("another key exchange than the one that was offered")
-    hs.peer_knows_identity_hash = _knows_identity_hash(message)
-    if isinstance(peer.local_auth, SigningKey) and not hs.peer_knows_identity_hash:
-        raise InvalidSyntax("the peer does not take Ed25519 signatures")
+    hs.peer_hashes = _hashes_of(message)
+    if not proof.can_be_given(peer.local_auth, hs.peer_hashes):
+        raise InvalidSyntax("the peer does not take such signatures")
+    hs.asked = certificates.asked_in(message)
     shared = shared_with(hs.kex, ke)
     # The kernel knows by now which of our addresses is used.
     sa.path = Path(path.local, sa.path.remote)
@@ -370,9 +369,14 @@ def _accept(
     sa.suite = suite
     try:
         payloads = _response(sa, message, chosen, suite, kex, now)
-        own = encode_message(sa.header(header.exchange, 0, is_response=True), payloads)
-        if len(own) > MAX_AMPLIFICATION * len(data):
+        head = sa.header(header.exchange, 0, is_response=True)
+        own = encode_message(head, payloads)
+        room = int(MAX_AMPLIFICATION * len(data)) - len(own)
+        if room < 0:
             raise Ignored("amplification")
+        asking = certificates.that_fit(table.pad.certificate_requests(message), room)
+        if asking:
+            own = encode_message(head, [*payloads, *asking])
     except (ProtocolError, Ignored):
         table.forget(sa)
         raise
@@ -393,7 +397,7 @@ def _response(
     hs = sa.handshake = Handshake()
     hs.peer_nonce = nonce_of(message)
     hs.own_nonce = responder_nonce(table, suite, hs.peer_nonce)
-    hs.peer_knows_identity_hash = _knows_identity_hash(message)
+    hs.peer_hashes = _hashes_of(message)
     table.attachment.answer(sa, message)
     payloads: list[Payload] = [
         SaPayload((chosen,)),
@@ -403,7 +407,7 @@ def _response(
     for extension in sa.extensions:
         extension.on_request(sa, message, payloads, now)
     if message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS) is not None:
-        payloads.append(NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES))
+        payloads.append(NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, ANNOUNCEMENT))
     if table.settings.announce_childless:
         payloads.append(NotifyPayload(NotifyType.CHILDLESS_IKEV2_SUPPORTED))
     return payloads
@@ -418,8 +422,7 @@ def responder_nonce(table: Ike, suite: Suite, theirs: bytes) -> bytes:
 # -- both ----------------------------------------------------------------------------------------
 
 
-def _knows_identity_hash(message: Message) -> bool:
-    """Whether the peer announces what Ed25519 needs (RFC 8420 §2)."""
+def _hashes_of(message: Message) -> frozenset[int] | None:
+    """What the peer announces for signatures (RFC 7427 §4), None if it knows nothing of that."""
     notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
-    data = notify.data if notify else b""
-    return _HASHES in (data[i : i + 2] for i in range(0, len(data), 2))
+    return decode_announcement(notify.data) if notify is not None else None

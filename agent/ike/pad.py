@@ -2,7 +2,7 @@
 
 RFC 4301 §4.4.3, in the words of RFC 7296: identities, authentication data, proposals, and the
 policy of the one Child SA. These are values; who fills them (configuration, invitations, a mediator
-that takes self-certifying pseudonyms) is not known here. Certificates and EAP are left out.
+that takes self-certifying pseudonyms) is not known here. EAP is left out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from agent.crypto.auth import SigningKey
+    from agent.crypto.certificates import Certificate
+    from agent.crypto.signatures import Signer, Verifier
     from agent.datagram import Path
     from agent.ike.extension import Extension
     from agent.wire.message import Message
-    from agent.wire.payloads import Identification
+    from agent.wire.payloads import CertreqPayload, Identification
     from agent.wire.proposals import Proposal
     from agent.wire.selectors import TrafficSelector
 
@@ -32,6 +33,31 @@ class KeyAuth:
     """What the remote side must prove: the Ed25519 key with these 32 public octets (RFC 8420)."""
 
     public: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyKeyAuth:
+    """What the remote side must prove: a key of any kind, pinned by the SHA-256 of its
+
+    SubjectPublicKeyInfo. `key` None: only that is known here, and the key itself has to come in
+    band (RFC 7670).
+    """
+
+    sha256: bytes
+    key: Verifier | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateAuth:
+    """What the remote side must prove: the key of a certificate for its identity, to which a path
+
+    leads from one of `anchors` (RFC 5280 §6, RFC 4945).
+    """
+
+    anchors: tuple[Certificate, ...]
+
+
+RemoteAuth = PskAuth | KeyAuth | AnyKeyAuth | CertificateAuth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +114,8 @@ class ChildPolicy:
 class Peer:
     """One line of the database. `remote_id` None accepts whatever authenticates (initiator only).
 
+    `certificates`: DER, shown with what `local_auth` signs; its own first, then those above it.
+
     `child` None: a childless IKE SA (RFC 6023, mediation). `liveness_seconds` 0: no probes.
     `unique`: a newer IKE SA between the same identities replaces the older one.
     `auth_seconds`: how long a proof is good, then authentication is repeated (RFC 4478); 0: always.
@@ -97,9 +125,10 @@ class Peer:
     name: str
     local_id: Identification
     remote_id: Identification | None
-    local_auth: PskAuth | SigningKey
-    remote_auth: PskAuth | KeyAuth
+    local_auth: PskAuth | Signer
+    remote_auth: RemoteAuth
     proposals: tuple[Proposal, ...]
+    certificates: tuple[bytes, ...] = ()
     child: ChildPolicy | None = None
     lifetimes: Lifetimes = Lifetimes()
     liveness_seconds: float = 30.0
@@ -131,4 +160,8 @@ class Pad(Protocol):
 
     def uses_ppk(self) -> bool:
         """Whether any peer has a PPK: only then USE_PPK is answered (RFC 8784 §3)."""
+        ...
+
+    def certificate_requests(self, request: Message) -> tuple[CertreqPayload, ...]:
+        """What is asked of whoever sent this IKE_SA_INIT; nothing unless a peer has to show it."""
         ...

@@ -40,7 +40,7 @@ from agent.ike.sa import IkeSa
 from agent.ike.settings import IkeSettings
 from agent.ike.states import IkeState, Step, When
 from agent.ike.strays import Strays, is_hint
-from agent.timers import Schedule
+from agent.timers import NO_DATE, Schedule, WallTime
 from agent.wire.codes import ExchangeType
 from agent.wire.errors import WireError
 from agent.wire.message import MAJOR_VERSION, NO_SPI, decode_header
@@ -83,15 +83,18 @@ class Ike:
         key_exchange: KeyExchangeFactory = generate_key_exchange,
         supports_group: Callable[[int], bool] = supports_group,
         first_contact: Callable[[Path], GatewayId | None] | None = None,
+        wall: Callable[[], WallTime] = lambda: NO_DATE,
     ) -> None:
         """`extensions` are made for every IKE SA, whoever begins (then without a message).
 
         `tokens`: quick crash detection is done with these; `tickets` are given and taken back.
         `first_contact`: where a client is sent that comes along this path for the first time (RFC
         5685 §4), None: it is right here.
+        `wall` tells the date, which certificates are judged by; without it every one is over.
         """
         self.first_contact = first_contact
         self.supports_group = supports_group
+        self.wall = wall
         self.pad = pad
         self.random = random
         self.settings = settings or IkeSettings()

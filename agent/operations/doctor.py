@@ -11,7 +11,7 @@ from agent.bridge.devices import MqttConfig
 from agent.errors import HearthgateError, UnavailableError
 from agent.house import read_config
 from board import storage
-from board.clock import is_plausible
+from board.clock import BUILT, SavedTime, is_plausible
 from board.detect import InitSystem, detect_board
 from board.errors import BoardError
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.config import Config
+    from agent.crypto.certificates import Certificate
     from agent.layout import Layout
 
 LOW_DISK = 1 << 20  # octets; state and audit log together stay below
+RENEW_SECONDS = 30 * 86400  # a certificate that ends sooner is worth a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,12 @@ class Finding:
 
 def examine(layout: Layout) -> list[Finding]:
     """Everything, most basic first."""
-    findings = [_board(layout), _rights(), _tun(), _clock(), *_files(layout)]
+    findings = [_board(layout), _rights(), _tun(), _clock(layout), *_files(layout)]
     config, found = _config(layout)
     findings.append(found)
     if config is not None:
         findings += _ports(config)
+        findings += _certificates(config, layout)
     told = {finding.what for finding in findings if finding.ok is False}
     return findings + [finding for finding in _daemon(layout) if finding.what not in told]
 
@@ -69,14 +72,21 @@ def _tun() -> Finding:
     return Finding("tun", True, "/dev/net/tun is there")
 
 
-def _clock() -> Finding:
+def _clock(layout: Layout) -> Finding:
     now = time.time()
-    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
-    if is_plausible(now):
-        return Finding("clock", True, shown)
-    return Finding(
-        "clock", None, f"{shown} cannot be right; everything works, but invitations last by uptime"
-    )
+    shown = _date(now)
+    if not is_plausible(now):
+        text = f"{shown} cannot be right; everything works, but invitations last by uptime, and"
+        return Finding("clock", None, f"{text} certificates are judged by the latest date known")
+    known = SavedTime(layout.time)
+    if not known.is_plausible(now):
+        text = f"{shown} is earlier than {_date(known.latest)}, which was seen before; if that was"
+        return Finding("clock", None, f"{text} wrong, remove {layout.time} and restart")
+    return Finding("clock", True, shown)
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def _files(layout: Layout) -> Iterator[Finding]:
@@ -124,6 +134,24 @@ def _ports(config: Config) -> Iterator[Finding]:
             there,
             f"{port} is there" if there else f"{port} is not there: is the adapter plugged in?",
         )
+
+
+def _certificates(config: Config, layout: Layout) -> Iterator[Finding]:
+    """Ours, and the CAs: when they end."""
+    now, known = time.time(), SavedTime(layout.time)
+    now = now if known.is_plausible(now) else max(BUILT, known.latest)
+    named: dict[Certificate, str] = {}
+    for peer in config.peers:
+        signatures = peer.signatures
+        for certificate in (*signatures.own_certificates, *signatures.anchors):
+            named.setdefault(certificate, f"certificate for peer {peer.name}")
+    for certificate, what in named.items():
+        until = _date(certificate.not_after)
+        if now > certificate.not_after:
+            yield Finding(what, False, f"{certificate.name} ended on {until}: renew it")
+        else:
+            ok = True if now + RENEW_SECONDS < certificate.not_after else None
+            yield Finding(what, ok, f"{certificate.name} is good until {until}")
 
 
 def _daemon(layout: Layout) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def import_identity(layout: Layout, source: Path, password: str, *, replace: boo
 
 
 def files_left_out(layout: Layout) -> list[Path]:
-    """The files of pre-shared keys that the configuration names: they are not in the export."""
+    """The files of keys and certificates that the configuration names: not in the export."""
     named: list[Path] = []
 
     def read(path: str) -> bytes:

@@ -1,8 +1,8 @@
 """Who somebody claims to be: the content of IDi, IDr and IDp (RFC 7296 §3.5).
 
 Texts follow strongSwan where it has a spelling: `user@host` is ID_RFC822_ADDR, an address is
-ID_IPV4_ADDR or ID_IPV6_ADDR, `keyid:` and hexadecimal digits ID_KEY_ID, all else ID_FQDN. Left
-out: building distinguished names (ID_DER_ASN1_DN is carried and compared as octets).
+ID_IPV4_ADDR or ID_IPV6_ADDR, `keyid:` and hexadecimal digits ID_KEY_ID, `CN=…` and the like
+ID_DER_ASN1_DN, all else ID_FQDN.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.wire.codes import IdType
+from agent.wire.distinguished_name import comparable, encode_name, looks_like_name, name_text
 from agent.wire.text import printable, printable_hex
 
 if TYPE_CHECKING:
@@ -36,13 +37,14 @@ class Identification:
         text = text.strip()
         if text.startswith(_KEY_ID_PREFIX):
             return cls(IdType.ID_KEY_ID, _parse_hex(text.removeprefix(_KEY_ID_PREFIX)))
+        if len(text) <= _MAX_NAME and text.isprintable() and looks_like_name(text):
+            return cls(IdType.ID_DER_ASN1_DN, encode_name(text))
         if not text or len(text) > _MAX_NAME or not text.isascii() or not text.isprintable():
             raise ValueError(
-                f"'{printable(text)}' is no identity: a host name, user@host, an address, or"
-                f" keyid: and hexadecimal digits, at most {_MAX_NAME} plain characters"
+                f"'{printable(text)}' is no identity: a host name, user@host, an address, C=CH,"
+                " O=Example, CN=bob, or keyid: and hexadecimal digits, at most"
+                f" {_MAX_NAME} plain characters"
             )
-        if "=" in text and "@" not in text:
-            raise ValueError(f"'{printable(text)}' looks like a distinguished name: not supported")
         address = _parse_address(text)
         if address is not None:
             four = len(address) == 4
@@ -71,6 +73,8 @@ class Identification:
                 return printable(self.data)
             case IdType.ID_KEY_ID:
                 return printable(_KEY_ID_PREFIX + printable_hex(self.data, 112))
+            case IdType.ID_DER_ASN1_DN:
+                return name_text(self.data)
             case _:
                 return f"id{int(self.id_type)}:" + printable_hex(self.data, 112)
 
@@ -78,8 +82,11 @@ class Identification:
     def key(self) -> tuple[int, bytes]:
         """What two identities have in common if they match; for hash tables.
 
-        Upper and lower case are the same in ID_FQDN and ID_RFC822_ADDR (ASCII only).
+        Upper and lower case are the same in ID_FQDN and ID_RFC822_ADDR (ASCII only), and
+        distinguished names are compared as RFC 5280 §7.1 says.
         """
+        if self.id_type == IdType.ID_DER_ASN1_DN:
+            return (int(self.id_type), comparable(self.data))
         if self.id_type in _IGNORE_CASE:
             return (int(self.id_type), self.data.lower())
         return (int(self.id_type), self.data)

@@ -107,6 +107,19 @@ def test_a_whole_export_loads():
     assert len(config.peers[0].proposals) == 2
 
 
+def test_lists_of_files():
+    toml = convert(
+        "config peer 'x'\n\toption id 'bob'\n\tlist ca_files 'root.pem'\n"
+        "\tlist ca_files 'my ca.pem'\n\toption local_certificate_files 'own.pem sub.pem'\n"
+        "\toption local_key_file 'own.key'\n"
+    )
+    peer = tomllib.loads(toml)["peer"]["x"]
+    assert peer["ca_files"] == ["root.pem", "my ca.pem"]
+    assert peer["local_certificate_files"] == ["own.pem", "sub.pem"]
+    assert peer["local_key_file"] == "own.key"
+    load_config(toml)
+
+
 def kinds() -> dict[str, set[str]]:
     """Option -> the types it has in the configuration's values."""
     found: dict[str, set[str]] = {}

@@ -104,8 +104,12 @@ class Charon:
         retransmit_timeout: float = 4.0,
         extra: str = "",
         plugins: str = PLUGINS,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`private`: file name → seed of its own key; `public`: file name → seed of another's."""
+        """`private`: file name → seed of its own key; `public`: file name → seed of another's.
+
+        `files`: further ones, such as "x509ca/root.pem", → content.
+        """
         self.host = host
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,6 +121,8 @@ class Charon:
             (swanctl / "pubkey" / name).write_bytes(public_pem(seed))
         for name, seed in (public or {}).items():
             (swanctl / "pubkey" / name).write_bytes(public_pem(seed))
+        for name, content in (files or {}).items():
+            (swanctl / name).write_bytes(content)
         (swanctl / "swanctl.conf").write_text(render(config) + "\n")
         conf = CONF.format(
             folder=folder,

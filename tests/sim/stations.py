@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from agent.ike.extension import Extension
     from agent.wire.message import Message
+    from agent.wire.payloads import CertreqPayload
     from agent.wire.proposals import Proposal
     from tests.support.network import Network
 
@@ -54,6 +55,10 @@ class Station:
     def has(self, kind: type[object]) -> bool:
         """Whether there was one."""
         return any(isinstance(e, kind) for e in self.events)
+
+    def certificate_requests(self, request: Message) -> tuple[CertreqPayload, ...]:
+        """See Pad: everybody here has a key."""
+        return ()
 
     def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
         """See Pad."""

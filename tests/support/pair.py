@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agent.crypto.algorithms import IntegrityError
 from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
+from agent.ike import certificates
 from agent.ike.attachment import Attachment
 from agent.ike.events import CloseReason, InstallChildSa, RemoveChildSa
 from agent.ike.informational import DeleteChild
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from agent.ike.extension import Extension, Factory
     from agent.ike.sa import IkeSa
     from agent.wire.message import Message
-    from agent.wire.payloads import Payload
+    from agent.wire.payloads import CertreqPayload, Payload
     from agent.wire.proposals import Proposal
 
 T = TypeVar("T")
@@ -135,6 +136,10 @@ class Book:
     def uses_ppk(self) -> bool:
         """See Pad."""
         return any(peer.ppk is not None for peer in self.peers)
+
+    def certificate_requests(self, request: Message) -> tuple[CertreqPayload, ...]:
+        """See Pad."""
+        return certificates.requests([peer.remote_auth for peer in self.peers])
 
 
 @dataclass

@@ -253,7 +253,7 @@ MISTAKES = [
     (f'[mediate.peer.p]\nkey = "{KEY}"', "[mediate.peer.p] id is missing", "registers with"),
     ('[mediate.peer.p]\nid = "a"', "[mediate.peer.p] key is missing", "one of both"),
     (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\nmay_call=["keyid:x"]', "may_call", "key ID"),
-    ('[peer.x]\nid = "a"', "[peer.x] key is missing", "one of both"),
+    ('[peer.x]\nid = "a"', "[peer.x] key is missing", "one of key, key_file"),
     (PEER + f'psk = "{PSK}"', "[peer.x] psk is wrong", "give key or psk, not both"),
     (f'[peer.x]\npsk = "{PSK}"', "[peer.x] id is missing", "psk"),
     (PEER + 'id = ""', "[peer.x] id", ""),

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from agent.crypto.algorithms import Prf, make_prf
 from agent.crypto.auth import (
-    ED25519_ALGORITHM,
     InvalidAuthData,
     InvalidKey,
     PublicKey,
@@ -24,6 +23,7 @@ from agent.crypto.auth import (
     verify_signature_auth,
 )
 from agent.crypto.digest import bytes_eq, sha1, sha256
+from agent.crypto.signatures import ED25519
 from agent.wire.codes import PrfId
 from tests.support.vectors import vector_json, wycheproof
 
@@ -63,7 +63,7 @@ def test_aosp_signed_octets():
 # https://www.rfc-editor.org/rfc/rfc8420 section 2, https://www.rfc-editor.org/rfc/rfc7427 section 3
 def test_signature_auth_data():
     v = vector_json("rfc/rfc_vectors.json")["rfc8420"]
-    assert bytes.fromhex(v["ed25519_algorithm_identifier"]) == ED25519_ALGORITHM
+    assert bytes.fromhex(v["ed25519_algorithm_identifier"]) == ED25519.algorithm
     data = sign_auth(KEY, b"octets")
     assert data[:8].hex() == "07" + v["ed25519_algorithm_identifier"]
     assert len(data) == 8 + 64

@@ -18,6 +18,7 @@ from agent.invitation import EnrolResult, encode_enrolment
 from agent.layout import Layout
 from agent.peers import MAX_INVITATIONS, KnownPeer, Peers
 from agent.profiles import Keys
+from board.clock import BUILT, LATEST
 from board.errors import StorageError
 from board.storage import JsonState
 from tests.support.pair import key_of
@@ -114,6 +115,40 @@ def test_it_is_over_after_its_running_time(monkeypatch):
     assert not made.expire_invitations(60)
     assert made.expire_invitations(60)
     assert made.enrol(*enrolment(made, invitation)) == (bytes((EnrolResult.EXPIRED,)), False)
+
+
+def test_the_date_and_a_clock_that_went_back(tmp_path, monkeypatch):
+    """After a restart in 1970 the latest date that was seen is what is known."""
+    seen = BUILT + 200 * 86400.0
+
+    def at(wall: float) -> House:
+        monkeypatch.setattr("agent.house.time.time", lambda: wall)
+        return House.open(Layout(tmp_path))
+
+    assert at(100.0).date() == (BUILT, False)
+    made = at(seen)
+    assert made.date() == (seen, True)
+    made.note_time()
+    for wall in (100.0, BUILT + 5.0, seen - 86400.0, LATEST + 1.0):
+        assert at(wall).date() == (seen, False)
+        assert at(wall).wall() is None
+        at(wall).note_time()
+    assert at(seen + 60.0).date() == (seen + 60.0, True)
+    assert at(seen + 60.0).wall() == seen + 60.0
+
+
+def test_a_date_that_cannot_be_stored_harms_nothing(tmp_path, monkeypatch, caplog):
+    made = House.open(Layout(tmp_path))
+    full = StorageError("no space left")
+    monkeypatch.setattr("board.clock.JsonState.save", lambda self, content: _raise(full))
+    monkeypatch.setattr("agent.house.time.time", lambda: BUILT + 86400.0)
+    made.note_time()
+    assert "no space left" in caplog.text
+    assert made.date() == (BUILT + 86400.0, True)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 # --- enrolment and the disk --------------------------------------------------------------------

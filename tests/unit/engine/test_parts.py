@@ -74,6 +74,16 @@ def test_what_has_no_sentence_of_its_own_shows_its_detail():
     assert peer_closed(CloseReason.REFUSED, "") == "the other side refused it."
 
 
+def test_why_somebody_was_not_believed_is_told():
+    """But not the notify by which the other side says no more than that it did not believe us."""
+    failed = CloseReason.AUTHENTICATION_FAILED
+    plain = peer_closed(failed, "AUTHENTICATION_FAILED")
+    assert peer_closed(failed, "the certificate of CN=bob ended on 2026-01-01 00:00 UTC") == (
+        f"{plain} What was wrong: the certificate of CN=bob ended on 2026-01-01 00:00 UTC."
+    )
+    assert peer_closed(failed, "") == plain
+
+
 @pytest.mark.parametrize("reason", ConnectFailure)
 def test_every_failure_to_connect_has_words(reason):
     assert "_" not in connect_failed(reason)

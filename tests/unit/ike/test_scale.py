@@ -23,6 +23,9 @@ class Anybody:
     def responder_proposals(self, path, request):
         return PROPOSALS
 
+    def certificate_requests(self, request):
+        return ()
+
     def find_peer(self, remote_id, local_id, context):
         return Peer(
             name=remote_id.text,

@@ -24,5 +24,7 @@ def test_a_psk_file_is_named(tmp_path, capsys, is_readable):
     words = ("--password-file", str(tmp_path / "password"))
     assert main(["--root", str(tmp_path), "export-identity", str(tmp_path / "id"), *words]) == 0
     said = capsys.readouterr().out
-    assert f"Not in it: {layout.config.parent / 'office.psk'}, a pre-shared key" in said
+    assert (
+        f"Not in it: {layout.config.parent / 'office.psk'}, which the configuration names" in said
+    )
     assert PSK not in said

@@ -38,7 +38,7 @@ def test_other_spellings():
     "text",
     [
         *("", "  ", "keyid:", "keyid:xyz", "keyid:abc", "keyid:" + "00" * 400, "a" * 400),
-        *("a\nb", "caf\u00e9", "C=CH, O=strongSwan, CN=moon", "\x1b[31m"),
+        *("a\nb", "caf\u00e9", "C=CH, X=strongSwan, CN=moon", "\x1b[31m"),
     ],
 )
 def test_what_is_no_identity(text):

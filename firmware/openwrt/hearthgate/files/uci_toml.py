@@ -34,7 +34,7 @@ MIXED_LISTS = frozenset(["raw_write_registers"])  # numbers and ranges such as "
 TEXT_LISTS = frozenset(
     [
         *("addresses", "proposals", "esp_proposals", "grants", "local_ts", "remote_ts", "assign"),
-        *("may_call", "anycast"),
+        *("may_call", "anycast", "ca_files", "local_certificate_files"),
     ]
 )
 TRUE, FALSE = ("1", "on", "true", "yes", "enabled"), ("0", "off", "false", "no", "disabled")
