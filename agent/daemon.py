@@ -129,6 +129,7 @@ class Daemon:
                 self.tun.name,
                 self.peer_at,
                 self.house.audit,
+                on_listening=self.refresh,
             )
             await self.services.start()
 
@@ -171,12 +172,13 @@ class Daemon:
         """Peers, invitations or mediators changed: tell the engine all of them."""
         now = monotonic()
         house = self.house
+        listening = self.services.listening if self.services is not None else frozenset()
         # Registrations first: peers that are wanted look for theirs at once.
         self.engine.set_mediators(
             profiles.mediators(house.config, house.keys, house.peers) + self.extra_mediators, now
         )
         self.engine.set_peers(
-            profiles.peers(house.config, house.keys, house.peers) + self.extra_peers, now
+            profiles.peers(house.config, house.keys, house.peers, listening) + self.extra_peers, now
         )
         self._drain()
 

@@ -26,7 +26,7 @@ from agent.wire.proposals import parse_proposals
 from agent.wire.selectors import TrafficSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from agent.bridge.devices import DeviceConfig
     from agent.invitation import Invitation
@@ -38,6 +38,7 @@ OUR_ESP = parse_proposals(ESP_PROPOSALS, ProtocolId.ESP)
 # Seconds. As often as a keepalive: only an authentic packet shows the mediator a new NAT mapping,
 # and until then nobody can call. Ten thousand peers are 500 probes a second.
 MEDIATOR_LIVENESS = 20.0
+ANY_PORT = range(1, 65536)
 INVITATION = "invitation:"  # names of the peers that are invitations begin with this
 ENROLMENT = "enrolment:"  # names of the registration and peer of an `accept` under way
 
@@ -151,16 +152,22 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
     )
 
 
-def peers(config: Config, keys: Keys, known: Peers) -> list[PeerEntry]:
-    """Everybody this machine knows: configured, paired, invited."""
-    devices = config.devices
-    entries = [_configured_peer(p, keys, devices) for p in config.peers]
-    entries += [_known_peer(p, config, keys, known) for p in known.peers.values()]
+def peers(
+    config: Config, keys: Keys, known: Peers, listening: Container[int] = ANY_PORT
+) -> list[PeerEntry]:
+    """Everybody this machine knows: configured, paired, invited.
+
+    `listening`: the ports of its services that are its own at this moment.
+    """
+    entries = [_configured_peer(p, keys, config.devices, listening) for p in config.peers]
+    entries += [_known_peer(p, config, keys, known, listening) for p in known.peers.values()]
     entries += [_invited(i, keys) for i in known.invitations.values()]
     return entries
 
 
-def _known_peer(peer: KnownPeer, config: Config, keys: Keys, known: Peers) -> PeerEntry:
+def _known_peer(
+    peer: KnownPeer, config: Config, keys: Keys, known: Peers, listening: Container[int]
+) -> PeerEntry:
     """A paired machine: pinned key, one address on each side."""
     mediator = ""
     if peer.mediator:
@@ -185,7 +192,7 @@ def _known_peer(peer: KnownPeer, config: Config, keys: Keys, known: Peers) -> Pe
                 proposals=OUR_ESP,
             ),
         ),
-        grants=granted(peer.name, peer.role, peer.grants, config.devices),
+        grants=granted(peer.name, peer.role, peer.grants, config.devices, listening),
         mediator=mediator,
         pseudonym=Identification.key_id(peer.mediation_key),
         role=peer.role,
@@ -238,7 +245,7 @@ def enrolment(invitation: Invitation) -> tuple[MediatorEntry, PeerEntry]:
 
 
 def _configured_peer(
-    config: PeerConfig, keys: Keys, devices: tuple[DeviceConfig, ...]
+    config: PeerConfig, keys: Keys, devices: tuple[DeviceConfig, ...], listening: Container[int]
 ) -> PeerEntry:
     if config.psk is not None:
         local_auth: PskAuth | SigningKey = PskAuth(secret=config.psk)
@@ -279,7 +286,7 @@ def _configured_peer(
             auth_seconds=config.auth_seconds,
             ppk=_ppk(config),
         ),
-        grants=granted(config.name, config.role, config.grants, devices),
+        grants=granted(config.name, config.role, config.grants, devices, listening),
         mediator=config.mediator,
         pseudonym=config.pseudonym,
         host=config.host,
@@ -309,10 +316,14 @@ def bridge_peer(name: str, role: str, grants: Iterable[str]) -> BridgePeer:
 
 
 def granted(
-    name: str, role: str, grants: Iterable[str], devices: tuple[DeviceConfig, ...]
+    name: str,
+    role: str,
+    grants: Iterable[str],
+    devices: tuple[DeviceConfig, ...],
+    listening: Container[int] = ANY_PORT,
 ) -> Grants:
     """The ports of this machine that a peer may reach."""
     grants = tuple(grants)
     if "all" in grants:
         return Grants(services=ALL)
-    return Grants(services=Access(bridge_peer(name, role, grants)).services(devices))
+    return Grants(services=Access(bridge_peer(name, role, grants)).services(devices, listening))

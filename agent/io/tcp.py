@@ -62,7 +62,10 @@ def listening_socket(address: str, port: int, device: str | None = None) -> sock
 
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"TCP port {port} is in use by another program: stop it or change `listen`"
+        return (
+            f"TCP port {port} is in use by another program, here or on all addresses: stop that, "
+            "or give one of them another port or address"
+        )
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"no rights to listen on TCP port {port}: run as the service or as root"
     return f"cannot listen on TCP port {port}: {error.strerror}"

@@ -149,6 +149,8 @@ def _daemon(layout: Layout) -> Iterator[Finding]:
             up = peer["state"] == "up"
             text = f"up, {peer['path']}" if up else f"{peer['state']}: {peer['error']}"
             yield Finding(f"peer {peer['name']}", up, text)
+    if status["get_and_set"]:
+        yield Finding("get and set", False, status["get_and_set"])
     for device in status["devices"]:
         if device.get("reason"):
             yield Finding(f"device {device['name']}", False, str(device["reason"]))

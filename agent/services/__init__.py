@@ -47,12 +47,14 @@ class Services:
         peer_of: Callable[[str], Peer | None],
         audit: Callable[[dict[str, Any]], None],
         *,
+        on_listening: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         http_port: int = HTTP_PORT,
     ) -> None:
         """`peer_of` tells who has an inner address; `audit` gets one dict for each write.
 
+        `on_listening` is called whenever `listening` has changed.
         Raises ConfigError if two devices want the same port.
         """
         configs = tuple(devices.values() if hasattr(devices, "values") else devices)
@@ -64,12 +66,14 @@ class Services:
         self._tun_name = tun_name
         self.peer_at = peer_of
         self._audit_to = audit
+        self._on_listening = on_listening
         self._clock = clock
         self._wall_clock = wall_clock
         self._budget = AuditBudget()
         self._audit_alarm = Alarm(clock, self._on_audit_time)
         self._http_port = http_port
         self._web: WebServer | None = None
+        self.refused = ""
         self._services: dict[str, DeviceService] = {}
         self._writes: set[asyncio.Task[dict[str, Any]]] = set()
         self._retry: asyncio.Task[None] | None = None
@@ -127,8 +131,21 @@ class Services:
         self._tell(self._budget.finish())
         await asyncio.sleep(0)  # aborted connections are told in the next turn of the loop
 
+    @property
+    def listening(self) -> frozenset[int]:
+        """The TCP ports that are ours; on any other one whoever answers is another program."""
+        ports = {s.config.listen for s in self._services.values() if s.is_listening}
+        return frozenset(ports | ({self._http_port} if self._web is not None else set()))
+
     async def _listen(self) -> bool:
         """Start every listener that is not there; whether all are."""
+        before = self.listening
+        complete = await self._listen_all()
+        if self.listening != before:
+            self._on_listening()
+        return complete
+
+    async def _listen_all(self) -> bool:
         complete = True
         for service in self._services.values():
             if not service.is_listening:
@@ -151,8 +168,11 @@ class Services:
         try:
             sock = listening_socket(self._address, self._http_port, self._tun_name)
         except PlatformError as error:
-            _log.error("get and set: %s", error.sentence)
+            if self.refused != error.sentence:
+                _log.error("get and set: %s", error.sentence)
+            self.refused = error.sentence
             return False
+        self.refused = ""
         self._web = WebServer(make_app(self))
         await self._web.start(sock)
         return True

@@ -140,6 +140,66 @@ def test_a_listener_that_another_program_has(street):
     holder.stdout.close()
 
 
+def peer_by_key(name: str, more: str) -> str:
+    return f'[peer.{name}]\nkey = "{key_text(key_of(name).public)}"\n{more}\n'
+
+
+PAGE = """
+import socket
+s = socket.socket(10, 1)
+s.setsockopt(1, 2, 1)
+s.bind(("::", 80))
+s.listen()
+print(1, flush=True)
+while True:
+    s.accept()[0].sendall(b"the page of the router")
+"""
+ASK = """
+import socket, sys
+try:
+    print(socket.create_connection((sys.argv[1], 80), 0.7).recv(99).decode())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_the_page_of_a_router_is_not_what_an_operator_was_granted(street):
+    """Port 80 of all addresses is another program's, as LuCI's is; only `tcp:80` opens that."""
+    lab, (here, there) = street
+    page = here.popen(["python3", "-c", PAGE], stdout=subprocess.PIPE)
+    assert page.stdout.readline() == b"1\n"
+    device = '[mediator.m]\naddress = "203.0.113.99"\nkey = "' + "A" * 43 + '"\n'
+    a = Hearthgate(
+        here,
+        lab.folder / "page" / "a",
+        device + peer_by_key("b", 'role = "operator"') + '[device.d]\ntype = "mqtt"\n',
+        identity=key_of("a").seed,
+    ).start()
+    b = Hearthgate(
+        there,
+        lab.folder / "page" / "b",
+        peer_by_key("a", 'address = "203.0.113.1"'),
+        identity=key_of("b").seed,
+    ).start()
+    assert connect(b, "a")[0] == 0
+    address = a.status()["address"]
+    assert there.ping(address)
+    assert there.run(["python3", "-c", ASK, address]).stdout == "TimeoutError\n"
+    why = "TCP port 80 is in use by another program"
+    assert why in a.status()["get_and_set"]
+    assert f"get and set  closed  {why}" in a.cli("status").stdout
+    assert f"FAIL  get and set: {why}" in a.cli("doctor", check=False).stdout
+    a.layout.config.write_text(device + peer_by_key("b", 'role = "operator"\ngrants = ["tcp:80"]'))
+    assert a.stop() == 0
+    a.start()
+    assert connect(b, "a")[0] == 0
+    b.wait("up again", lambda status: status["peers"][0]["state"] == "up")
+    assert there.run(["python3", "-c", ASK, address]).stdout == "the page of the router\n"
+    stop(a, b)
+    page.terminate()
+    page.stdout.close()
+
+
 # --- state that cannot be written --------------------------------------------------------------
 
 
