@@ -175,28 +175,60 @@ def _known_peer(
     elif config.mediators:
         # It came to us by an invitation, so it registers where we do.
         mediator = next((m.name for m in config.mediators if m.is_ours), "")
-    identity = peer.identity_key
     return PeerEntry(
         name=peer.name,
         peer=Peer(
             name=peer.name,
             local_id=Identification.key_id(keys.identity.public),
-            remote_id=Identification.key_id(identity),
+            remote_id=Identification.key_id(peer.identity_key),
             local_auth=keys.identity,
-            remote_auth=KeyAuth(public=identity),
+            remote_auth=KeyAuth(public=peer.identity_key),
             proposals=OUR_IKE,
-            child=ChildPolicy(
-                name=peer.name,
-                local_ts=(single(keys.address),),
-                remote_ts=(single(inner_address(identity)),),
-                proposals=OUR_ESP,
-            ),
+            child=_between(peer, config, keys),
         ),
         grants=granted(peer.name, peer.role, peer.grants, config.devices, listening),
         mediator=mediator,
         pseudonym=Identification.key_id(peer.mediation_key),
         role=peer.role,
         wanted=peer.wanted,
+    )
+
+
+def _between(peer: KnownPeer, config: Config, keys: Keys) -> ChildPolicy:
+    """What flows between us and a paired machine: from its one address to ours, and IPv4.
+
+    Who was invited asks for an address, if told to, and gets its IPv6 one besides, which it has
+    already: so a gateway without IPv4 has an answer too. Whatever it names, the selectors that are
+    offered hold its own IPv6 address and the configured network only.
+    """
+    remote = inner_address(peer.identity_key)
+    policy = ChildPolicy(
+        name=peer.name,
+        local_ts=(single(keys.address),),
+        remote_ts=(single(remote),),
+        proposals=OUR_ESP,
+    )
+    network, own = config.ipv4, config.own_ipv4
+    if peer.mediator:
+        if network is None:
+            return policy
+        wide = (TrafficSelector.parse(str(network)),)
+        return replace(
+            policy,
+            local_ts=policy.local_ts + wide,
+            remote_ts=policy.remote_ts + wide,
+            request_addresses=(
+                CfgAttributeType.INTERNAL_IP4_ADDRESS,
+                CfgAttributeType.INTERNAL_IP6_ADDRESS,
+            ),
+        )
+    # The last one is for broadcast; whoever comes after it has no IPv4.
+    if network is None or own is None or not 1 < peer.number < network.num_addresses - 1:
+        return replace(policy, assign=(remote,))
+    return replace(
+        policy,
+        local_ts=(*policy.local_ts, single(own)),
+        assign=(network[peer.number].packed, remote),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ipaddress
+
     from agent.bridge.devices import DeviceConfig
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
@@ -140,6 +142,7 @@ class Config:
     tun: str
     mtu: int
     addresses: tuple[str, ...]
+    ipv4: ipaddress.IPv4Network | None
     mediators: tuple[MediatorConfig, ...]
     mediate: MediateConfig | None
     peers: tuple[PeerConfig, ...]
@@ -149,6 +152,12 @@ class Config:
     def direct(self) -> bool:
         """Whether peers may come without a mediator, and so on port 500 too."""
         return any(not peer.mediator and not peer.host for peer in self.peers)
+
+    @property
+    def own_ipv4(self) -> bytes | None:
+        """The address of a gateway in its network of IPv4; the first one."""
+        # Without a mediation server nobody can be invited here: then it is for asking only.
+        return self.ipv4[1].packed if self.ipv4 is not None and self.mediators else None
 
     @property
     def needs_tun(self) -> bool:

@@ -19,11 +19,12 @@ from agent.bridge.audit import AuditBudget, stamped, write_record
 from agent.bridge.devices import DeviceConfig, ModbusConfig, MqttConfig, check_devices, type_word
 from agent.bridge.grants import HTTP_PORT, Access, Peer
 from agent.errors import ConfigError, PlatformError
-from agent.io.tcp import listening_socket
+from agent.io.tcp import listening_sockets
 from agent.services.base import Alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import socket
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from agent.bridge.devices import PointConfig
     from agent.bridge.points import Reading
@@ -42,7 +43,7 @@ class Services:
     def __init__(
         self,
         devices: Iterable[DeviceConfig] | Mapping[str, DeviceConfig],
-        inner_address: str,
+        inner_addresses: Sequence[str],
         tun_name: str | None,
         peer_of: Callable[[str], Peer | None],
         audit: Callable[[dict[str, Any]], None],
@@ -52,7 +53,9 @@ class Services:
         wall_clock: Callable[[], float] = time.time,
         http_port: int = HTTP_PORT,
     ) -> None:
-        """`peer_of` tells who has an inner address; `audit` gets one dict for each write.
+        """Listens on all `inner_addresses`; the first is the one that is shown.
+
+        `peer_of` tells who has an inner address; `audit` gets one dict for each write.
 
         `on_listening` is called whenever `listening` has changed.
         Raises ConfigError if two devices want the same port.
@@ -62,7 +65,7 @@ class Services:
             check_devices(configs, http_port)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self._address = inner_address
+        self._addresses = inner_addresses
         self._tun_name = tun_name
         self.peer_at = peer_of
         self._audit_to = audit
@@ -150,7 +153,7 @@ class Services:
         for service in self._services.values():
             if not service.is_listening:
                 try:
-                    await service.listen(self._address, self._tun_name)
+                    await service.listen(self._sockets(service.config.listen))
                     service.refused = ""
                 except PlatformError as error:
                     complete = False
@@ -166,7 +169,7 @@ class Services:
         from agent.web.server import WebServer
 
         try:
-            sock = listening_socket(self._address, self._http_port, self._tun_name)
+            sockets = self._sockets(self._http_port)
         except PlatformError as error:
             if self.refused != error.sentence:
                 _log.error("get and set: %s", error.sentence)
@@ -174,8 +177,11 @@ class Services:
             return False
         self.refused = ""
         self._web = WebServer(make_app(self))
-        await self._web.start(sock)
+        await self._web.start(sockets)
         return True
+
+    def _sockets(self, port: int) -> list[socket.socket]:
+        return listening_sockets(self._addresses, port, self._tun_name)
 
     async def _listen_again(self) -> None:
         while True:
@@ -205,7 +211,7 @@ class Services:
         entry: dict[str, Any] = {
             "name": service.config.name,
             "type": type_word(service.config),
-            "address": self._address,
+            "address": self._addresses[0],
             "port": service.config.listen,
             "state": "closed" if service.refused else service.state,
             "reason": service.refused or service.reason,
