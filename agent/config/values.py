@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import ipaddress
-
     from agent.bridge.devices import DeviceConfig
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
@@ -177,6 +176,11 @@ def split_host(text: str, default_port: int = NATT_PORT) -> tuple[str, int]:
         host, _, port = text.partition(":")
     if not host or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host):
         raise ValueError("a host name or an address is wanted, like med.example.org.")
+    if ":" in host or text.startswith("["):
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError("an IPv6 address, or a host name without colons, is wanted.") from None
     if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         raise ValueError("the port is a number from 1 to 65535.")
     return host, int(port[:6]) if port else default_port

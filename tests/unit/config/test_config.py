@@ -368,7 +368,7 @@ def test_split_host(text, found):
     "text",
     [
         *("", ":1", "a b", "[fd00::1", "[fd00::1]x", "a:0", "a:65536", "a:x", "a:٣", "a" * 254),
-        "a:" + "9" * 99,
+        *("a:" + "9" * 99, "1:2:3", ":::x", "[a.b]:7", "fd00::g"),
     ],
 )
 def test_split_host_refuses(text):
