@@ -264,8 +264,10 @@ def test_check_config(pair):
     }
 
 
-def test_service_with_a_root_of_its_own(pair):
-    code, sentence = refused(pair.gateway, "service", "install")
+@pytest.mark.parametrize("action", ["install", "remove", "status"])
+def test_service_with_a_root_of_its_own(pair, action):
+    """Never that of the machine itself."""
+    code, sentence = refused(pair.gateway, "service", action)
     assert code == 69
     assert "whole machine only" in sentence
 
