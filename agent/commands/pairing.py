@@ -12,11 +12,18 @@ from agent.commands.part import Events, Part, Send
 from agent.config import NAME, NAME_RULE, ROLES
 from agent.crypto.auth import key_text
 from agent.engine.events import Enrolled, MediatorChanged, PeerChanged
-from agent.errors import InputError, RefusedError, TemporaryError, UnavailableError
+from agent.errors import (
+    InputError,
+    RefusedError,
+    StorageError,
+    TemporaryError,
+    UnavailableError,
+)
 from agent.invitation import EnrolResult, Invitation, decode_invitation, encode_enrolment
 from agent.invitation import encode_invitation as invitation_line
 from agent.io.clock import monotonic
 from agent.peers import KnownPeer
+from board.errors import BoardError
 
 ENROL_SECONDS = 60.0
 INVITATION_MINIMUM, INVITATION_MAXIMUM = 60, 30 * 86400  # seconds
@@ -176,16 +183,23 @@ class Pairing(Part):
             if i.name == peer
             or i.used_by == (peers.peers[peer].identity if peer in peers.peers else None)
         ]
-        if peer not in peers.peers and not gone:
-            self.learnt(peer)
+        known = peer in peers.peers or gone
         peers.peers.pop(peer, None)
         for key in gone:
             del peers.invitations[key]
-        self.house.save(peers)
-        if self.daemon.services is not None:
-            self.daemon.services.kick(peer)
-        self.end_forwards(peer)
-        self.daemon.refresh()
+        try:
+            # Also of somebody unknown: the last time it may not have been possible to store it.
+            if not self.house.forget(peers) and not known:
+                self.learnt(peer)
+        except BoardError as error:
+            raise StorageError(
+                f'No "{peer}" gets in any more, but only until the next start: {error.sentence}'
+            ) from error
+        finally:
+            if self.daemon.services is not None:
+                self.daemon.services.kick(peer)
+            self.end_forwards(peer)
+            self.daemon.refresh()
         return {"peer": peer}
 
     async def on_grant(

@@ -110,6 +110,7 @@ def test_a_mediator_whose_name_does_not_resolve(street):
         host, lab.folder / "mediator", f'[mediator.m]\naddress = "no.invalid"\nkey = "{key}"\n'
     ).start()
     a.wait("told", lambda s: "no.invalid" in s["mediators"][0]["error"], 20)
+    assert ": \n" not in a.cli("doctor", check=False).stdout
     said = a.cli("status").stdout
     assert "mediator m  waiting, again in" in said
     assert "no.invalid" in said
@@ -255,13 +256,24 @@ def test_a_read_only_medium_while_it_runs(street):
     machine.cli("invite", "first", "--json")
     mount = ["nsenter", "-t", str(machine.pid), "-m", "mount", "-o"]
     subprocess.run([*mount, "remount,ro", str(machine.layout.state)], check=True)
-    done = machine.cli("revoke", "first", check=False)
+    done = machine.cli("invite", "second", check=False)
     assert done.returncode == 74
     assert "read-only: remount it writable" in done.stderr
-    assert [i["name"] for i in machine.status()["invitations"]] == ["first"]
+    inside = ["nsenter", "-t", str(machine.pid), "-m", *machine.argv, "doctor"]
+    said = host.run(inside, env=machine.env, check=False).stdout
+    assert f"FAIL  disk: {machine.layout.state} is on a read-only medium" in said
+    # Who is revoked is shut out, whether that can be stored or not.
+    for _ in range(2):
+        done = machine.cli("revoke", "first", check=False)
+        assert done.returncode == 74
+        assert 'No "first" gets in any more, but only until the next start: ' in done.stderr
+        assert "read-only: remount it writable" in done.stderr
+        assert machine.status()["invitations"] == []
+        assert b"first" in (state / "peers.json").read_bytes()
     subprocess.run([*mount, "remount,rw", str(machine.layout.state)], check=True)
     assert machine.cli("revoke", "first").stdout == "first is forgotten.\n"
     assert b"first" not in (state / "peers.json").read_bytes()
+    assert machine.cli("revoke", "first", check=False).returncode == 68
     stop(machine)
 
 
