@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from agent import profiles
-from agent.bridge.grants import MAX_GRANTS, parse_grant
+from agent.bridge.devices import ModbusConfig
+from agent.bridge.grants import MAX_GRANTS, Grant, parse_grant
 from agent.commands.part import Events, Part, Send
 from agent.config import NAME, NAME_RULE, ROLES
 from agent.crypto.auth import key_text
@@ -18,6 +19,7 @@ from agent.errors import (
     StorageError,
     TemporaryError,
     UnavailableError,
+    UnknownNameError,
 )
 from agent.invitation import EnrolResult, Invitation, decode_invitation, encode_enrolment
 from agent.invitation import encode_invitation as invitation_line
@@ -221,9 +223,10 @@ class Pairing(Part):
         grants = [g for g in known.grants if g not in (remove or [])]
         for text in add or []:
             try:
-                parse_grant(str(text))
+                grant = parse_grant(str(text))
             except ValueError as error:
                 raise InputError(f"{error}.") from None
+            self._check_there(grant)
             if text not in grants:
                 grants.append(str(text))
         if len(grants) > MAX_GRANTS:
@@ -236,6 +239,16 @@ class Pairing(Part):
         if self.daemon.services is not None:
             self.daemon.services.kick(peer)
         return {"peer": peer, "role": changed.role, "grants": list(changed.grants)}
+
+    def _check_there(self, grant: Grant) -> None:
+        """A grant of what is not there would give nothing, and nobody would know why."""
+        devices = {device.name: device for device in self.house.config.devices}
+        device = devices.get(grant.device)
+        if grant.device and device is None:
+            known = f"known are {', '.join(devices)}" if devices else "it has none"
+            raise UnknownNameError(f'There is no device "{grant.device}" here; {known}.')
+        if grant.point and not (isinstance(device, ModbusConfig) and device.point(grant.point)):
+            raise UnknownNameError(f"{grant.device} has no point {grant.point}.")
 
     @staticmethod
     def _check_name(name: str) -> None:
