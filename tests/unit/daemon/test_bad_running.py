@@ -201,6 +201,27 @@ def test_the_page_of_a_router_is_not_what_an_operator_was_granted(street):
     page.stdout.close()
 
 
+def test_an_unplugged_adapter(street):
+    """Told alike for one point and for all of a device, and the next command is served."""
+    lab, (host, _) = street
+    key = key_text(key_of("med").public)
+    machine = Hearthgate(
+        host,
+        lab.folder / "unplugged",
+        f'[mediator.m]\naddress = "203.0.113.99"\nkey = "{key}"\n'
+        '[device.boiler]\ntype = "modbus"\nport = "/dev/unplugged"\n'
+        "[device.boiler.points.setpoint]\nregister = 0\n",
+    ).start()
+    for what in ("boiler", "boiler.setpoint"):
+        done = machine.cli("get", what, check=False)
+        assert done.returncode == 69, what
+        assert "is the adapter plugged in?" in done.stdout + done.stderr
+    assert (
+        "closed there is no such port: is the adapter plugged in?" in machine.cli("status").stdout
+    )
+    stop(machine)
+
+
 # --- state that cannot be written --------------------------------------------------------------
 
 
