@@ -85,6 +85,8 @@ class Daemon:
             (house.keys.address, 128),
             *map(_with_length, house.config.addresses),
         ]
+        if (own_ipv4 := house.config.own_ipv4) is not None:
+            self._own.append((own_ipv4, 32))
         self.port = 0
         self._open()
         self._tickets = self._tickets_of_a_server()
@@ -131,10 +133,11 @@ class Daemon:
 
             self.services = Services(
                 config.devices,
-                str_address(self.house.keys.address),
+                [str_address(ip) for ip in (self.house.keys.address, config.own_ipv4) if ip],
                 self.tun.name,
                 self.peer_at,
                 self.house.audit,
+                on_listening=self.refresh,
             )
             await self.services.start()
 
@@ -177,9 +180,10 @@ class Daemon:
         """Peers, invitations or mediators changed: tell the engine all of them."""
         now = monotonic()
         house = self.house
+        listening = self.services.listening if self.services is not None else frozenset()
         # Registrations first: peers that are wanted look for theirs at once.
         self.engine.set_mediators(house.mediators() + self.extra_mediators, now)
-        peers = profiles.peers(house.config, house.keys, house.peers, house.moves)
+        peers = profiles.peers(house.config, house.keys, house.peers, house.moves, listening)
         self.engine.set_peers(peers + self.extra_peers, now)
         self._drain()
 
@@ -204,9 +208,14 @@ class Daemon:
         return any(a.ip == ip for a in self._netlink.addresses())
 
     def inner_address(self, name: str) -> str | None:
-        """Where the services of a connected peer are."""
+        """Where the services of a connected peer are; the IPv6 address, which proves its key."""
+        found = self.inner_addresses(name)
+        return str_address(max(found, key=len)) if found else None
+
+    def inner_addresses(self, name: str) -> list[bytes]:
+        """Every first address of what a connected peer has."""
         tunnel = self._tunnels.get(name)
-        return str_address(tunnel.remote_ts[0].start) if tunnel else None
+        return [ts.start for ts in tunnel.remote_ts] if tunnel else []
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -385,8 +394,9 @@ class Daemon:
         if self.tun is None:
             return
         after = self._tunnels.get(event.name)
-        mine = set(before.addresses if before else ())
-        assigned = set(after.addresses if after else ())
+        always = {ip for ip, _ in self._own}
+        mine = set(before.addresses if before else ()) - always
+        assigned = set(after.addresses if after else ()) - always
         for ip in assigned - mine:
             self._netlink_try(self._netlink.add_address, self._device, ip, len(ip) * 8)
         old, new = _prefixes(before), _prefixes(after)

@@ -119,6 +119,14 @@ class House:
         self._file.save(peers.to_json())
         self.peers = peers
 
+    def forget(self, peers: Peers) -> bool:
+        """Use `peers`, then store them; whether the file changed. Raises StorageError.
+
+        Who was revoked is out also where that cannot be stored.
+        """
+        self.peers = peers
+        return self._file.save(peers.to_json())
+
     def copy_peers(self) -> Peers:
         """To change and then `save`."""
         return Peers(tuple(self.peers.peers.values()), tuple(self.peers.invitations.values()))

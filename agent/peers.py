@@ -26,7 +26,8 @@ class KnownPeer:
     """A paired machine. Keys are 43 characters of base64url; `added` is seconds since 1970.
 
     `mediator` and `mediator_key` are where the *other* one is registered, empty for a peer that
-    comes to us.
+    comes to us. `number`, from 2, is the latter's place in our network of inner IPv4 addresses; it
+    keeps it as long as it is known here.
     """
 
     name: str
@@ -38,6 +39,7 @@ class KnownPeer:
     mediator_key: str = ""
     wanted: bool = False
     added: int = 0
+    number: int = 0
 
     @property
     def identity_key(self) -> bytes:
@@ -83,11 +85,18 @@ class Peers:
         self, peers: tuple[KnownPeer, ...] = (), invitations: tuple[OpenInvitation, ...] = ()
     ) -> None:
         self.peers = {peer.name: peer for peer in peers}
+        for peer in peers:  # paired before there were numbers
+            if not peer.number and not peer.mediator:
+                self.peers[peer.name] = replace(peer, number=self._free_number())
         self.invitations = {invitation.identity: invitation for invitation in invitations}
 
     def by_identity(self, identity: str) -> KnownPeer | None:
         """The peer with this identity key."""
         return next((p for p in self.peers.values() if p.identity == identity), None)
+
+    def _free_number(self) -> int:
+        taken = {peer.number for peer in self.peers.values()}
+        return next(number for number in range(2, len(taken) + 3) if number not in taken)
 
     def free_name(self, wanted: str, reserved: Container[str] = ()) -> str:
         """`wanted`, or `wanted-2` and so on if there is such a peer, here or in `reserved`."""
@@ -122,7 +131,8 @@ class Peers:
         if known is None and len(self.peers) >= MAX_PEERS:
             return EnrolResult.FULL, None
         if known is not None:
-            peer = replace(known, mediation=mediation, role=invitation.role)
+            number = known.number or self._free_number()
+            peer = replace(known, mediation=mediation, role=invitation.role, number=number)
         else:
             peer = KnownPeer(
                 name=self.free_name(invitation.name, reserved),
@@ -130,6 +140,7 @@ class Peers:
                 mediation=mediation,
                 role=invitation.role,
                 added=added,
+                number=self._free_number(),
             )
         self.peers[peer.name] = peer
         self.invitations[one_time] = replace(invitation, used_by=identity)

@@ -37,7 +37,7 @@ from agent.wire.proposals import parse_proposals
 from agent.wire.selectors import TrafficSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from agent.bridge.devices import DeviceConfig
     from agent.crypto.signatures import Signer
@@ -52,6 +52,7 @@ OUR_ESP = parse_proposals(ESP_PROPOSALS, ProtocolId.ESP)
 # Seconds. As often as a keepalive: only an authentic packet shows the mediator a new NAT mapping,
 # and until then nobody can call. Ten thousand peers are 500 probes a second.
 MEDIATOR_LIVENESS = 20.0
+ANY_PORT = range(1, 65536)
 INVITATION = "invitation:"  # names of the peers that are invitations begin with this
 ENROLMENT = "enrolment:"  # names of the registration and peer of an `accept` under way
 
@@ -199,17 +200,28 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
     )
 
 
-def peers(config: Config, keys: Keys, known: Peers, moves: Moves = NO_MOVES) -> list[PeerEntry]:
-    """Everybody this machine knows: configured, paired, invited."""
+def peers(
+    config: Config,
+    keys: Keys,
+    known: Peers,
+    moves: Moves = NO_MOVES,
+    listening: Container[int] = ANY_PORT,
+) -> list[PeerEntry]:
+    """Everybody this machine knows: configured, paired, invited.
+
+    `listening`: the ports of its services that are its own at this moment.
+    """
     devices = config.devices
-    entries = [_configured_peer(p, keys, devices) for p in config.peers]
-    entries += [_known_peer(p, config, keys, known) for p in known.peers.values()]
+    entries = [_configured_peer(p, keys, devices, listening) for p in config.peers]
+    entries += [_known_peer(p, config, keys, known, listening) for p in known.peers.values()]
     entries += [_invited(i, keys) for i in known.invitations.values()]
     names = _registrations(config, keys, known, moves)[1]
     return [replace(e, mediator=names.get(e.mediator, e.mediator)) for e in entries]
 
 
-def _known_peer(peer: KnownPeer, config: Config, keys: Keys, known: Peers) -> PeerEntry:
+def _known_peer(
+    peer: KnownPeer, config: Config, keys: Keys, known: Peers, listening: Container[int]
+) -> PeerEntry:
     """A paired machine: pinned key, one address on each side."""
     mediator = ""
     if peer.mediator:
@@ -217,28 +229,60 @@ def _known_peer(peer: KnownPeer, config: Config, keys: Keys, known: Peers) -> Pe
     elif config.mediators:
         # It came to us by an invitation, so it registers where we do.
         mediator = next((m.name for m in config.mediators if m.is_ours), "")
-    identity = peer.identity_key
     return PeerEntry(
         name=peer.name,
         peer=Peer(
             name=peer.name,
             local_id=Identification.key_id(keys.identity.public),
-            remote_id=Identification.key_id(identity),
+            remote_id=Identification.key_id(peer.identity_key),
             local_auth=keys.identity,
-            remote_auth=KeyAuth(public=identity),
+            remote_auth=KeyAuth(public=peer.identity_key),
             proposals=OUR_IKE,
-            child=ChildPolicy(
-                name=peer.name,
-                local_ts=(single(keys.address),),
-                remote_ts=(single(inner_address(identity)),),
-                proposals=OUR_ESP,
-            ),
+            child=_between(peer, config, keys),
         ),
-        grants=granted(peer.name, peer.role, peer.grants, config.devices),
+        grants=granted(peer.name, peer.role, peer.grants, config.devices, listening),
         mediator=mediator,
         pseudonym=Identification.key_id(peer.mediation_key),
         role=peer.role,
         wanted=peer.wanted,
+    )
+
+
+def _between(peer: KnownPeer, config: Config, keys: Keys) -> ChildPolicy:
+    """What flows between us and a paired machine: from its one address to ours, and IPv4.
+
+    Who was invited asks for an address, if told to, and gets its IPv6 one besides, which it has
+    already: so a gateway without IPv4 has an answer too. Whatever it names, the selectors that are
+    offered hold its own IPv6 address and the configured network only.
+    """
+    remote = inner_address(peer.identity_key)
+    policy = ChildPolicy(
+        name=peer.name,
+        local_ts=(single(keys.address),),
+        remote_ts=(single(remote),),
+        proposals=OUR_ESP,
+    )
+    network, own = config.ipv4, config.own_ipv4
+    if peer.mediator:
+        if network is None:
+            return policy
+        wide = (TrafficSelector.parse(str(network)),)
+        return replace(
+            policy,
+            local_ts=policy.local_ts + wide,
+            remote_ts=policy.remote_ts + wide,
+            request_addresses=(
+                CfgAttributeType.INTERNAL_IP4_ADDRESS,
+                CfgAttributeType.INTERNAL_IP6_ADDRESS,
+            ),
+        )
+    # The last one is for broadcast; whoever comes after it has no IPv4.
+    if network is None or own is None or not 1 < peer.number < network.num_addresses - 1:
+        return replace(policy, assign=(remote,))
+    return replace(
+        policy,
+        local_ts=(*policy.local_ts, single(own)),
+        assign=(network[peer.number].packed, remote),
     )
 
 
@@ -287,7 +331,7 @@ def enrolment(invitation: Invitation) -> tuple[MediatorEntry, PeerEntry]:
 
 
 def _configured_peer(
-    config: PeerConfig, keys: Keys, devices: tuple[DeviceConfig, ...]
+    config: PeerConfig, keys: Keys, devices: tuple[DeviceConfig, ...], listening: Container[int]
 ) -> PeerEntry:
     remote_ts = config.remote_ts
     if not remote_ts and config.key is not None:
@@ -323,7 +367,7 @@ def _configured_peer(
             auth_seconds=config.auth_seconds,
             ppk=_ppk(config),
         ),
-        grants=granted(config.name, config.role, config.grants, devices),
+        grants=granted(config.name, config.role, config.grants, devices, listening),
         mediator=config.mediator,
         pseudonym=config.pseudonym,
         host=config.host,
@@ -373,10 +417,14 @@ def bridge_peer(name: str, role: str, grants: Iterable[str]) -> BridgePeer:
 
 
 def granted(
-    name: str, role: str, grants: Iterable[str], devices: tuple[DeviceConfig, ...]
+    name: str,
+    role: str,
+    grants: Iterable[str],
+    devices: tuple[DeviceConfig, ...],
+    listening: Container[int] = ANY_PORT,
 ) -> Grants:
     """The ports of this machine that a peer may reach."""
     grants = tuple(grants)
     if "all" in grants:
         return Grants(services=ALL)
-    return Grants(services=Access(bridge_peer(name, role, grants)).services(devices))
+    return Grants(services=Access(bridge_peer(name, role, grants)).services(devices, listening))

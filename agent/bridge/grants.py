@@ -31,7 +31,7 @@ from agent.bridge.devices import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 TCP = 6
 UDP = 17
@@ -158,20 +158,30 @@ class Access:
             for grant in self._of(device.name)
         )
 
-    def services(self, devices: Iterable[DeviceConfig]) -> frozenset[tuple[int, int]]:
-        """(IP protocol, port) of all that this peer may reach on the gateway's inner address."""
+    def services(
+        self, devices: Iterable[DeviceConfig], listening: Container[int]
+    ) -> frozenset[tuple[int, int]]:
+        """(IP protocol, port) of all that this peer may reach on the gateway's inner address.
+
+        `listening`: TCP ports that are ours at this moment. Where another program has taken one
+        (a router's own page on port 80 of all addresses), only a grant of that port opens it.
+        """
         found = {
             (TCP if grant.what == "tcp" else UDP, grant.port)
             for grant in self._grants
             if grant.port
         }
-        if any(grant.what in _READS for grant in self._grants):
-            found.add((TCP, HTTP_PORT))  # also where there are none: it says so
-        for device in devices:
-            if self.may_see(device):
-                found.add((TCP, HTTP_PORT))
-            if self.may_connect(device):
-                found.add((TCP, device.listen))
+        devices = tuple(devices)
+        # A role may ask also where there are no devices: it is told so.
+        if HTTP_PORT in listening and (
+            any(grant.what in _READS for grant in self._grants) or any(map(self.may_see, devices))
+        ):
+            found.add((TCP, HTTP_PORT))
+        found.update(
+            (TCP, device.listen)
+            for device in devices
+            if device.listen in listening and self.may_connect(device)
+        )
         return frozenset(found)
 
 

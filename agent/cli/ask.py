@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 Progress = Callable[[dict[str, Any]], None]
 
+# Between two lines of the daemon: what it does by itself is quick, unless its SD card is not.
+PROMPT_SECONDS = 15.0
+# Longer than the daemon waits for others; `watch` tells when there is something to tell.
+PATIENCE_SECONDS: dict[str, float | None] = {
+    **dict.fromkeys(("accept", "connect", "devices", "get", "set"), 120.0),
+    "watch": None,
+}
 STAGES = {
     "waiting": "waiting for the mediation server",
     "asking": "asking the mediation server",
@@ -37,7 +44,8 @@ def ask(root: Path, request: dict[str, Any], progress: Progress | None = None) -
     """Send one request; returns its result. Raises HearthgateError."""
     from agent.io.local import ControlClient
 
-    for line in ControlClient(Layout(root).socket).request(request):
+    patience = PATIENCE_SECONDS.get(str(request["command"]), PROMPT_SECONDS)
+    for line in ControlClient(Layout(root).socket, timeout=patience).request(request):
         if not line.get("final"):
             if progress is not None:
                 progress(line)

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     rtt = status.get("round_trip_ms")
     print(
         f"{args.peer}  up, direct, {f'{rtt:.0f} ms' if rtt else 'measuring'}   {result['address']}"
+        + (f"  {result['ipv4']}" if result.get("ipv4") else "")
     )
     shown = table([device_row(d, result["address"]) for d in devices], "  ")
     nothing = result.get("devices_error", "it has no device yet, or none for us")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.ask import ask, print_json, show_progress, shown, table
+from agent.errors import UnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     points = result.get("points", [result]) if isinstance(result, dict) else result
     print(table([row(p) for p in points]))
     failed = [p for p in points if p.get("error")]
-    return 75 if failed and len(failed) == len(points) else 0
+    return UnavailableError.exit_code if failed and len(failed) == len(points) else 0
 
 
 def row(point: dict[str, Any]) -> tuple[str, ...]:

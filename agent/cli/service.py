@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import RefusedError
-from agent.operations.setup import install_service
+from agent.operations.setup import SYSTEM_ROOT, check_root, install_service
 from board.service import find_service
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "install":
         print(f"Service: {install_service(args.root).detail}")
         return 0
-    service = find_service(Path("/"))
+    check_root(args.root)
+    service = find_service(SYSTEM_ROOT)
     if args.action == "status":
         status = service.status()
         enabled = "starts at boot" if status.is_enabled else "does not start at boot"

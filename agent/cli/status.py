@@ -47,6 +47,8 @@ def describe(status: dict[str, Any]) -> str:
     rows = [_device(d) for d in status["devices"]]
     if rows:
         lines.append(table(rows, "  "))
+    if status.get("get_and_set"):
+        lines.append(f"  get and set  closed  {status['get_and_set']}")
     for f in status.get("forwards", []):
         lines.append(f"  forward  {f['peer']} {f['device']}  at {f['host']}:{f['port']}")
     for invitation in status.get("invitations", []):

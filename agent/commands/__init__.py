@@ -67,6 +67,7 @@ class Looking(Part):
             "mediates": house.config.mediate.address if house.config.mediate else None,
             **status,
             "devices": services.status() if services is not None else [],
+            "get_and_set": services.refused if services is not None else "",  # why it is not there
             "forwards": daemon.forwards.status() if daemon.forwards is not None else [],
             "invitations": [
                 {"name": i.name, "role": i.role, "expires": i.expires, "used": bool(i.used_by)}

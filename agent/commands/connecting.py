@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from agent.commands.part import Events, Part, Send
+from agent.daemon import str_address
 from agent.engine.events import Event, MediatorChanged, PeerChanged
 from agent.errors import TemporaryError, UnavailableError
 from agent.io.clock import monotonic
@@ -28,10 +29,12 @@ class Connecting(Part):
         async with Events(self.daemon) as events:
             self.daemon.drive(lambda now: self.daemon.engine.connect(peer, now))
             await self._until_up(peer, events, send, started)
+        inner = self.daemon.inner_addresses(peer)
         answer = {
             "peer": peer,
             "seconds": round(monotonic() - started, 4),
             "address": self.daemon.inner_address(peer),
+            "ipv4": next((str_address(ip) for ip in inner if len(ip) == 4), ""),
             "status": self.peer_status(peer),
         }
         if forward:

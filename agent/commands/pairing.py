@@ -7,16 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 from agent import profiles
-from agent.bridge.grants import MAX_GRANTS, parse_grant
+from agent.bridge.devices import ModbusConfig
+from agent.bridge.grants import MAX_GRANTS, Grant, parse_grant
 from agent.commands.part import Events, Part, Send
 from agent.config import NAME, NAME_RULE, ROLES
 from agent.crypto.auth import key_text
 from agent.engine.events import Enrolled, MediatorChanged, PeerChanged
-from agent.errors import InputError, RefusedError, TemporaryError, UnavailableError
+from agent.errors import (
+    InputError,
+    RefusedError,
+    StorageError,
+    TemporaryError,
+    UnavailableError,
+    UnknownNameError,
+)
 from agent.invitation import EnrolResult, Invitation, decode_invitation, encode_enrolment
 from agent.invitation import encode_invitation as invitation_line
 from agent.io.clock import monotonic
 from agent.peers import KnownPeer
+from board.errors import BoardError
 
 ENROL_SECONDS = 60.0
 INVITATION_MINIMUM, INVITATION_MAXIMUM = 60, 30 * 86400  # seconds
@@ -176,16 +185,23 @@ class Pairing(Part):
             if i.name == peer
             or i.used_by == (peers.peers[peer].identity if peer in peers.peers else None)
         ]
-        if peer not in peers.peers and not gone:
-            self.learnt(peer)
+        known = peer in peers.peers or gone
         peers.peers.pop(peer, None)
         for key in gone:
             del peers.invitations[key]
-        self.house.save(peers)
-        if self.daemon.services is not None:
-            self.daemon.services.kick(peer)
-        self.end_forwards(peer)
-        self.daemon.refresh()
+        try:
+            # Also of somebody unknown: the last time it may not have been possible to store it.
+            if not self.house.forget(peers) and not known:
+                self.learnt(peer)
+        except BoardError as error:
+            raise StorageError(
+                f'No "{peer}" gets in any more, but only until the next start: {error.sentence}'
+            ) from error
+        finally:
+            if self.daemon.services is not None:
+                self.daemon.services.kick(peer)
+            self.end_forwards(peer)
+            self.daemon.refresh()
         return {"peer": peer}
 
     async def on_grant(
@@ -207,9 +223,10 @@ class Pairing(Part):
         grants = [g for g in known.grants if g not in (remove or [])]
         for text in add or []:
             try:
-                parse_grant(str(text))
+                grant = parse_grant(str(text))
             except ValueError as error:
                 raise InputError(f"{error}.") from None
+            self._check_there(grant)
             if text not in grants:
                 grants.append(str(text))
         if len(grants) > MAX_GRANTS:
@@ -222,6 +239,16 @@ class Pairing(Part):
         if self.daemon.services is not None:
             self.daemon.services.kick(peer)
         return {"peer": peer, "role": changed.role, "grants": list(changed.grants)}
+
+    def _check_there(self, grant: Grant) -> None:
+        """A grant of what is not there would give nothing, and nobody would know why."""
+        devices = {device.name: device for device in self.house.config.devices}
+        device = devices.get(grant.device)
+        if grant.device and device is None:
+            known = f"known are {', '.join(devices)}" if devices else "it has none"
+            raise UnknownNameError(f'There is no device "{grant.device}" here; {known}.')
+        if grant.point and not (isinstance(device, ModbusConfig) and device.point(grant.point)):
+            raise UnknownNameError(f"{grant.device} has no point {grant.point}.")
 
     @staticmethod
     def _check_name(name: str) -> None:

@@ -49,6 +49,12 @@ if TYPE_CHECKING:
     from agent.toml_table import Table
 
 
+# RFC 1918, and RFC 6598 for those who use all of these already.
+PRIVATE_IPV4 = tuple(
+    map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+)
+
+
 def load_config(
     text: str, source: str = "hearthgate.toml", read: Callable[[str], bytes] | None = None
 ) -> Config:
@@ -61,6 +67,7 @@ def load_config(
         tun=_interface(top),
         mtu=top.integer("mtu", 1280, 1280, 9000),
         addresses=_prefixes(top),
+        ipv4=top.parsed("ipv4", _inner_network, None),
         mediators=mediators,
         mediate=_mediate(top.table("mediate"), read) if top.has("mediate") else None,
         peers=tuple(_peer(name, table, mediators, read) for name, table in top.tables("peer")),
@@ -98,6 +105,19 @@ def _prefixes(top: Table) -> tuple[str, ...]:
         )
     except ValueError:
         raise top.wrong("addresses", 'addresses are wanted, like ["10.99.0.1/32"].') from None
+
+
+def _inner_network(text: str) -> ipaddress.IPv4Network:
+    """Of addresses that nobody has on the Internet: who gives them out could take any others."""
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError:
+        network = None
+    if network is None or network.prefixlen > 29 or not any(map(network.subnet_of, PRIVATE_IPV4)):
+        raise ValueError(
+            'a private network is wanted, of 8 addresses or more, like "10.99.0.0/24".'
+        )
+    return network
 
 
 def _name(name: str, table: Table) -> str:

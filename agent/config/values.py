@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -159,6 +160,7 @@ class Config:
     tun: str
     mtu: int
     addresses: tuple[str, ...]
+    ipv4: ipaddress.IPv4Network | None
     mediators: tuple[MediatorConfig, ...]
     mediate: MediateConfig | None
     peers: tuple[PeerConfig, ...]
@@ -168,6 +170,12 @@ class Config:
     def direct(self) -> bool:
         """Whether peers may come without a mediator, and so on port 500 too."""
         return any(not peer.mediator and not peer.host for peer in self.peers)
+
+    @property
+    def own_ipv4(self) -> bytes | None:
+        """The address of a gateway in its network of IPv4; the first one."""
+        # Without a mediation server nobody can be invited here: then it is for asking only.
+        return self.ipv4[1].packed if self.ipv4 is not None and self.mediators else None
 
     @property
     def needs_tun(self) -> bool:
@@ -187,6 +195,11 @@ def split_host(text: str, default_port: int = NATT_PORT) -> tuple[str, int]:
         host, _, port = text.partition(":")
     if not host or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host):
         raise ValueError("a host name or an address is wanted, like med.example.org.")
+    if ":" in host or text.startswith("["):
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError("an IPv6 address, or a host name without colons, is wanted.") from None
     if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         raise ValueError("the port is a number from 1 to 65535.")
     return host, int(port[:6]) if port else default_port

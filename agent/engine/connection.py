@@ -291,7 +291,7 @@ class Connection:
                 name=self.entry.name,
                 local_ts=event.local_ts,
                 remote_ts=event.remote_ts,
-                addresses=event.addresses if event.ike_id in self._initiated else (),
+                addresses=_within(event) if event.ike_id in self._initiated else (),
             )
         )
         self._to(State.UP, now, None)
@@ -465,3 +465,12 @@ class Connection:
                 error=self._error if failed else "",
             )
         )
+
+
+def _within(event: ChildSaEstablished) -> tuple[bytes, ...]:
+    """The addresses that we were given, without those that we did not ask to be."""
+    return tuple(
+        ip
+        for ip in event.addresses
+        if any(len(ts.start) == len(ip) and ts.start <= ip <= ts.end for ts in event.local_ts)
+    )

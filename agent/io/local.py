@@ -200,6 +200,12 @@ async def serve(path: Path, handler: Handler, *, group: str = GROUP) -> ControlS
     return server
 
 
+_SILENT = (
+    "The hearthgate daemon does not answer: restart it (systemctl restart hearthgate, or "
+    "/etc/init.d/hearthgate restart)"
+)
+
+
 class ControlClient:
     """A command's way to the daemon; blocking. One connection for each request."""
 
@@ -223,7 +229,7 @@ class ControlClient:
                 with connection.makefile("rb") as lines:
                     yield from self._answers(lines)
             except TimeoutError as error:
-                raise UnavailableError("The hearthgate daemon does not answer.") from error
+                raise UnavailableError(_SILENT) from error
             except ConnectionError as error:
                 raise UnavailableError("The hearthgate daemon stopped meanwhile.") from error
 
@@ -263,7 +269,7 @@ def _not_connected(path: Path, error: OSError) -> HearthgateError:
             "Start it: systemctl start hearthgate, /etc/init.d/hearthgate start, or hearthgate run"
         )
     if isinstance(error, TimeoutError | BlockingIOError):
-        return UnavailableError("The hearthgate daemon does not answer.")
+        return UnavailableError(_SILENT)
     return UnavailableError(f"The daemon at {path} cannot be reached: {error.strerror or error}")
 
 

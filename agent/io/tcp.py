@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from agent.errors import PlatformError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
@@ -60,9 +60,27 @@ def listening_socket(address: str, port: int, device: str | None = None) -> sock
     return sock
 
 
+def listening_sockets(
+    addresses: Iterable[str], port: int, device: str | None = None
+) -> list[socket.socket]:
+    """One on each of `addresses`, or none. Raises PlatformError."""
+    found: list[socket.socket] = []
+    try:
+        for address in addresses:
+            found.append(listening_socket(address, port, device))
+    except PlatformError:
+        for sock in found:
+            sock.close()
+        raise
+    return found
+
+
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"TCP port {port} is in use by another program: stop it or change `listen`"
+        return (
+            f"TCP port {port} is in use by another program, here or on all addresses: stop that, "
+            "or give one of them another port or address"
+        )
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"no rights to listen on TCP port {port}: run as the service or as root"
     return f"cannot listen on TCP port {port}: {error.strerror}"
@@ -216,7 +234,7 @@ class TcpListener:
         self._on_connect = on_connect
         self.on_data = on_data
         self._on_lost = on_lost
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._last_number = 0
         self.clients: dict[int, TcpClient] = {}
         self.buffer = memoryview(bytearray(READ_OCTETS))  # of all: each read is taken out at once
@@ -224,19 +242,18 @@ class TcpListener:
     @property
     def is_listening(self) -> bool:
         """Whether connections are accepted."""
-        return self._server is not None
+        return bool(self._servers)
 
-    async def start(self, address: str, port: int, device: str | None) -> None:
-        """Raises PlatformError."""
-        sock = listening_socket(address, port, device)
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Accept connections on all `sockets`."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: TcpClient(self), sock=sock)
+        for sock in sockets:
+            self._servers.append(await loop.create_server(lambda: TcpClient(self), sock=sock))
 
     def stop(self) -> None:
         """Accept nothing more and end what there is."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
         for client in list(self.clients.values()):
             client.close(at_once=True)
 

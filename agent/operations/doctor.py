@@ -108,7 +108,11 @@ def _files(layout: Layout) -> Iterator[Finding]:
         folder = folder.parent
     room = os.statvfs(folder)
     free = room.f_bavail * room.f_frsize
-    yield Finding("disk", free >= LOW_DISK, f"{free >> 20} MB free at {folder}")
+    if room.f_flag & os.ST_RDONLY:
+        text = f"{folder} is on a read-only medium (a worn out SD card turns read-only)"
+        yield Finding("disk", False, text)
+    else:
+        yield Finding("disk", free >= LOW_DISK, f"{free >> 20} MB free at {folder}")
     for path in storage.damaged_copies(layout.state):
         yield Finding("state", False, f"{path} is a damaged file that was kept aside; restore it")
 
@@ -170,13 +174,21 @@ def _daemon(layout: Layout) -> Iterator[Finding]:
     for mediator in status["mediators"]:
         registered = mediator["state"] == "registered"
         seen = f", seen as {mediator['reflexive']}" if mediator["reflexive"] else ""
-        text = f"registered{seen}" if registered else f"{mediator['state']}: {mediator['error']}"
-        yield Finding(f"mediator {mediator['name']}", registered, text)
+        name = f"mediator {mediator['name']}"
+        yield Finding(name, True, f"registered{seen}") if registered else _not_yet(name, mediator)
     for peer in status["peers"]:
         if peer["wanted"] or peer["state"] == "up":
-            up = peer["state"] == "up"
-            text = f"up, {peer['path']}" if up else f"{peer['state']}: {peer['error']}"
-            yield Finding(f"peer {peer['name']}", up, text)
+            up, name = peer["state"] == "up", f"peer {peer['name']}"
+            yield Finding(name, True, f"up, {peer['path']}") if up else _not_yet(name, peer)
+    if status.get("get_and_set"):
+        yield Finding("get and set", False, status["get_and_set"])
     for device in status["devices"]:
         if device.get("reason"):
             yield Finding(f"device {device['name']}", False, str(device["reason"]))
+
+
+def _not_yet(what: str, entry: dict[str, Any]) -> Finding:
+    """Wrong if it says why; else it has only just begun."""
+    if entry["error"]:
+        return Finding(what, False, f"{entry['state']}: {entry['error']}")
+    return Finding(what, None, f"{entry['state']} for {entry['since']:.0f} s")

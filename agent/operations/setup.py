@@ -158,13 +158,18 @@ def own_command() -> list[str]:
     return [sys.executable, "-m", "agent", "run"]
 
 
-def install_service(root: Path) -> ServiceStatus:
-    """Install, enable and start the service. Raises ServiceError, StorageError, RefusedError."""
+def check_root(root: Path) -> None:
+    """Raises UnavailableError unless it is about the machine itself."""
     if root != SYSTEM_ROOT:
         raise UnavailableError(
             f"Services are installed for the whole machine only; with --root {root} start "
             f"`hearthgate --root {root} run` yourself."
         )
+
+
+def install_service(root: Path) -> ServiceStatus:
+    """Install, enable and start the service. Raises ServiceError, StorageError, RefusedError."""
+    check_root(root)
     import os
 
     if os.geteuid() != 0:

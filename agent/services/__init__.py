@@ -19,11 +19,12 @@ from agent.bridge.audit import AuditBudget, stamped, write_record
 from agent.bridge.devices import DeviceConfig, ModbusConfig, MqttConfig, check_devices, type_word
 from agent.bridge.grants import HTTP_PORT, Access, Peer
 from agent.errors import ConfigError, PlatformError
-from agent.io.tcp import listening_socket
+from agent.io.tcp import listening_sockets
 from agent.services.base import Alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import socket
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from agent.bridge.devices import PointConfig
     from agent.bridge.points import Reading
@@ -42,17 +43,21 @@ class Services:
     def __init__(
         self,
         devices: Iterable[DeviceConfig] | Mapping[str, DeviceConfig],
-        inner_address: str,
+        inner_addresses: Sequence[str],
         tun_name: str | None,
         peer_of: Callable[[str], Peer | None],
         audit: Callable[[dict[str, Any]], None],
         *,
+        on_listening: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         http_port: int = HTTP_PORT,
     ) -> None:
-        """`peer_of` tells who has an inner address; `audit` gets one dict for each write.
+        """Listens on all `inner_addresses`; the first is the one that is shown.
 
+        `peer_of` tells who has an inner address; `audit` gets one dict for each write.
+
+        `on_listening` is called whenever `listening` has changed.
         Raises ConfigError if two devices want the same port.
         """
         configs = tuple(devices.values() if hasattr(devices, "values") else devices)
@@ -60,16 +65,18 @@ class Services:
             check_devices(configs, http_port)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self._address = inner_address
+        self._addresses = inner_addresses
         self._tun_name = tun_name
         self.peer_at = peer_of
         self._audit_to = audit
+        self._on_listening = on_listening
         self._clock = clock
         self._wall_clock = wall_clock
         self._budget = AuditBudget()
         self._audit_alarm = Alarm(clock, self._on_audit_time)
         self._http_port = http_port
         self._web: WebServer | None = None
+        self.refused = ""
         self._services: dict[str, DeviceService] = {}
         self._writes: set[asyncio.Task[dict[str, Any]]] = set()
         self._retry: asyncio.Task[None] | None = None
@@ -127,13 +134,26 @@ class Services:
         self._tell(self._budget.finish())
         await asyncio.sleep(0)  # aborted connections are told in the next turn of the loop
 
+    @property
+    def listening(self) -> frozenset[int]:
+        """The TCP ports that are ours; on any other one whoever answers is another program."""
+        ports = {s.config.listen for s in self._services.values() if s.is_listening}
+        return frozenset(ports | ({self._http_port} if self._web is not None else set()))
+
     async def _listen(self) -> bool:
         """Start every listener that is not there; whether all are."""
+        before = self.listening
+        complete = await self._listen_all()
+        if self.listening != before:
+            self._on_listening()
+        return complete
+
+    async def _listen_all(self) -> bool:
         complete = True
         for service in self._services.values():
             if not service.is_listening:
                 try:
-                    await service.listen(self._address, self._tun_name)
+                    await service.listen(self._sockets(service.config.listen))
                     service.refused = ""
                 except PlatformError as error:
                     complete = False
@@ -149,13 +169,19 @@ class Services:
         from agent.web.server import WebServer
 
         try:
-            sock = listening_socket(self._address, self._http_port, self._tun_name)
+            sockets = self._sockets(self._http_port)
         except PlatformError as error:
-            _log.error("get and set: %s", error.sentence)
+            if self.refused != error.sentence:
+                _log.error("get and set: %s", error.sentence)
+            self.refused = error.sentence
             return False
+        self.refused = ""
         self._web = WebServer(make_app(self))
-        await self._web.start(sock)
+        await self._web.start(sockets)
         return True
+
+    def _sockets(self, port: int) -> list[socket.socket]:
+        return listening_sockets(self._addresses, port, self._tun_name)
 
     async def _listen_again(self) -> None:
         while True:
@@ -185,7 +211,7 @@ class Services:
         entry: dict[str, Any] = {
             "name": service.config.name,
             "type": type_word(service.config),
-            "address": self._address,
+            "address": self._addresses[0],
             "port": service.config.listen,
             "state": "closed" if service.refused else service.state,
             "reason": service.refused or service.reason,

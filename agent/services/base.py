@@ -14,6 +14,7 @@ from agent.bridge.backoff import Backoff
 from agent.io.serial import PortError, SerialPort
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from agent.bridge.devices import DeviceConfig, LineConfig
@@ -47,8 +48,8 @@ class DeviceService(ABC):
         """Begin with the port, if there is one."""
 
     @abstractmethod
-    async def listen(self, address: str, device: str | None) -> None:
-        """Raises PlatformError."""
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        """Accept clients on listening sockets."""
 
     @abstractmethod
     def close(self) -> None:

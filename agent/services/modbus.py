@@ -13,6 +13,7 @@ from agent.io.tcp import TcpClient, TcpListener
 from agent.services.base import Alarm, DeviceService, Line
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Generator, Sequence
 
     from agent.bridge.devices import ModbusConfig, PointConfig
@@ -77,9 +78,9 @@ class ModbusService(DeviceService):
         """Open the port, now or later."""
         self._line.start()
 
-    async def listen(self, address: str, device: str | None) -> None:
-        """Accept Modbus TCP clients. Raises PlatformError."""
-        await self._listener.start(address, self.config.listen, device)
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        """Accept Modbus TCP clients."""
+        await self._listener.start(sockets)
 
     def close(self) -> None:
         """Give everything back."""

@@ -7,10 +7,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from agent.bridge.grants import Access
-from agent.io.tcp import RELAY_BUFFER, Relay, listening_socket, why_not_connected
+from agent.io.tcp import RELAY_BUFFER, Relay, why_not_connected
 from agent.services.base import DeviceService
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from agent.bridge.devices import MqttConfig
@@ -27,7 +28,7 @@ class MqttService(DeviceService):
     def __init__(self, config: MqttConfig, peer_at: Callable[[str], Peer | None]) -> None:
         self.config = config
         self._peer_at = peer_at
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._relays: dict[Relay, str] = {}
         self._reason = ""
         self._counters = {"connections": 0, "refused": 0}
@@ -35,7 +36,7 @@ class MqttService(DeviceService):
     @property
     def is_listening(self) -> bool:
         """Whether clients are accepted."""
-        return self._server is not None
+        return bool(self._servers)
 
     @property
     def state(self) -> str:
@@ -50,16 +51,17 @@ class MqttService(DeviceService):
     def open(self) -> None:
         """There is no port to open."""
 
-    async def listen(self, address: str, device: str | None) -> None:
-        """Accept clients. Raises PlatformError."""
-        sock = listening_socket(address, self.config.listen, device)
-        self._server = await asyncio.start_server(self._on_client, sock=sock, limit=RELAY_BUFFER)
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        """Accept clients."""
+        for sock in sockets:
+            self._servers.append(
+                await asyncio.start_server(self._on_client, sock=sock, limit=RELAY_BUFFER)
+            )
 
     def close(self) -> None:
         """Give everything back."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
         for relay in list(self._relays):
             relay.abort()
 

@@ -11,6 +11,7 @@ from agent.io.tcp import TcpClient, TcpListener
 from agent.services.base import Alarm, DeviceService, Line
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from agent.bridge.devices import SerialConfig
@@ -79,9 +80,9 @@ class SerialService(DeviceService):
         """Open the port, now or later."""
         self._line.start()
 
-    async def listen(self, address: str, device: str | None) -> None:
-        """Accept clients. Raises PlatformError."""
-        await self._listener.start(address, self.config.listen, device)
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        """Accept clients."""
+        await self._listener.start(sockets)
 
     def close(self) -> None:
         """Give everything back."""

@@ -64,22 +64,24 @@ class _Answer:
 
 
 class WebServer:
-    """Serves `app` on a listening socket that somebody else has bound."""
+    """Serves `app` on listening sockets that somebody else has bound."""
 
     def __init__(self, app: Microdot) -> None:
         self._app = app
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.StreamWriter, str] = {}
 
-    async def start(self, sock: socket.socket) -> None:
-        """Accept connections on `sock`."""
-        self._server = await asyncio.start_server(self._on_connection, sock=sock, limit=MAX_HEAD)
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Accept connections on all `sockets`."""
+        for sock in sockets:
+            self._servers.append(
+                await asyncio.start_server(self._on_connection, sock=sock, limit=MAX_HEAD)
+            )
 
     def stop(self) -> None:
         """Accept nothing more and end what there is."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
         for writer in list(self._connections):
             writer.transport.abort()
 

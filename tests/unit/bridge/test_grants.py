@@ -15,6 +15,7 @@ METER = SerialConfig(
 MQTT = MqttConfig(name="mqtt")
 ALL = (CONFIG, BUS, METER, MQTT)
 HTTP = (6, 80)
+EVERY_PORT = range(65536)
 
 
 def access(role=Role.NONE, *grants):
@@ -35,7 +36,7 @@ def test_roles(role, reads, writes, services):
     may = access(role)
     assert may.may_read(CONFIG, SETPOINT) is reads
     assert may.may_write(CONFIG, SETPOINT) is writes
-    assert may.services(ALL) == services
+    assert may.services(ALL, EVERY_PORT) == services
     raw = role in (Role.TECHNICIAN, Role.OWNER)
     assert may.may_write_raw(CONFIG, None) is raw
     assert may.may_write_line(BUS) is raw
@@ -46,7 +47,7 @@ def test_a_role_for_one_device():
     may = access(Role.NONE, "operator:boiler")
     assert may.may_write(CONFIG, SETPOINT)
     assert not may.may_see(MQTT)
-    assert may.services(ALL) == {HTTP}
+    assert may.services(ALL, EVERY_PORT) == {HTTP}
 
 
 def test_one_point():
@@ -63,7 +64,7 @@ def test_one_point():
 
 def test_raw_modbus_by_steps():
     may = access(Role.OPERATOR, "connect:boiler")
-    assert (6, 502) in may.services(ALL)
+    assert (6, 502) in may.services(ALL, EVERY_PORT)
     assert not may.may_write_raw(CONFIG, range(40, 41))
     may = access(Role.NONE, "raw-write:boiler/40-49")
     assert may.may_connect(CONFIG)
@@ -75,8 +76,8 @@ def test_raw_modbus_by_steps():
 
 
 def test_ports_of_the_gateway_itself():
-    assert access(Role.NONE, "tcp:22", "udp:53").services(ALL) == {(6, 22), (17, 53)}
-    assert (6, 22) not in access(Role.OWNER).services(ALL)
+    assert access(Role.NONE, "tcp:22", "udp:53").services(ALL, EVERY_PORT) == {(6, 22), (17, 53)}
+    assert (6, 22) not in access(Role.OWNER).services(ALL, EVERY_PORT)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +90,18 @@ def test_what_is_no_grant_is_refused_and_gives_nothing(text):
     with pytest.raises(ValueError, match="grant"):
         parse_grant(text)
     may = access(Role.NONE, text)
-    assert may.services(ALL) == frozenset()
+    assert may.services(ALL, EVERY_PORT) == frozenset()
     assert not any(may.may_see(device) for device in ALL)
 
 
 def test_the_number_of_grants_is_bounded():
     many = [f"tcp:{port}" for port in range(1, 1000)]
-    assert len(access(Role.NONE, *many).services(ALL)) == MAX_GRANTS
+    assert len(access(Role.NONE, *many).services(ALL, EVERY_PORT)) == MAX_GRANTS
+
+
+def test_a_port_that_another_program_has_is_not_ours_to_grant():
+    technician = access(Role.TECHNICIAN)
+    assert technician.services(ALL, {80, 7001}) == {HTTP, (6, 7001)}
+    assert technician.services(ALL, ()) == frozenset()
+    assert access(Role.NONE, "read:boiler").services(ALL, {502}) == frozenset()
+    assert access(Role.OPERATOR, "tcp:80").services(ALL, ()) == {HTTP}

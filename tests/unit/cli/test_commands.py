@@ -163,6 +163,7 @@ def test_options_may_stand_anywhere(pair):
         (["grant", "hut", "owner"], 68, 'There is no peer "hut"'),
         (["grant", "cabin"], 64, "Nothing to change"),
         (["grant", "cabin", "--add", "fly"], 65, "allowed are"),
+        (["grant", "cabin", "--add", "read:boyler"], 68, 'no device "boyler" here; it has none.'),
         (["grant", "cabin", "--remove", "tcp:22"], 65, "cabin has no grant 'tcp:22'; it has none."),
         (["accept", "nonsense"], 65, "it should begin with hg1:"),
         (["accept", "hg1:nonsense"], 65, "damaged"),
@@ -224,6 +225,13 @@ def test_grants_hold_at_once(pair):
     assert text(pair.gateway, "grant", "laptop", "reader") == "laptop is reader.\n"
     code, sentence = refused(pair.operator, "set", "cabin", "boiler.setpoint", "21")
     assert code == 77, sentence
+    for grant, said in (
+        ("connect:boyler", 'There is no device "boyler" here; known are boiler, bus.'),
+        ("write:boiler.setpiont", "boiler has no point setpiont"),
+        ("read:bus.x", "bus has no point x"),
+    ):
+        code, sentence = refused(pair.gateway, "grant", "laptop", "--add", grant)
+        assert (code, said in sentence) == (68, True), sentence
     said = text(pair.gateway, "grant", "laptop", "none", "--add", "read:boiler", "--add", "tcp:22")
     assert said == "laptop is none and read:boiler, tcp:22.\n"
     assert "°C" in text(pair.operator, "get", "cabin", "boiler.setpoint")
@@ -264,8 +272,10 @@ def test_check_config(pair):
     }
 
 
-def test_service_with_a_root_of_its_own(pair):
-    code, sentence = refused(pair.gateway, "service", "install")
+@pytest.mark.parametrize("action", ["install", "remove", "status"])
+def test_service_with_a_root_of_its_own(pair, action):
+    """Never that of the machine itself."""
+    code, sentence = refused(pair.gateway, "service", action)
     assert code == 69
     assert "whole machine only" in sentence
 

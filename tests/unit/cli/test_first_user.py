@@ -136,3 +136,51 @@ def test_a_call_that_failed_is_not_called_waiting(pair):
     assert done.returncode == 75
     assert "it is offline" in done.stderr
     assert "waiting for" not in done.stderr
+
+
+def restart(machine, network: str) -> None:
+    config = machine.layout.config
+    lines = [line for line in config.read_text().splitlines() if not line.startswith("ipv4")]
+    config.write_text("\n".join([f'ipv4 = "{network}"' if network else "", *lines, ""]))
+    assert machine.stop() == 0
+    machine.start()
+
+
+REGISTERS = """
+import socket, sys
+link = socket.create_connection((sys.argv[1], 502), 5)
+link.sendall(bytes.fromhex("000100000006010300000001"))
+print(link.getsockname()[0], link.recv(20).hex())
+"""
+
+
+def test_ipv4_for_those_who_ask(pair, laptop):
+    """Off by default; a gateway's network, and only within what the operator allows."""
+    laptop("technician")
+    assert pair.operator.json("connect", "cabin")["ipv4"] == ""
+    restart(pair.gateway, "10.99.7.0/24")
+    pair.gateway.wait_registered()
+    assert pair.operator.json("connect", "cabin")["ipv4"] == ""
+    restart(pair.operator, "10.99.0.0/16")
+    said = text(pair.operator, "connect", "cabin")
+    assert re.search(r"^cabin  up, direct, .* fd[0-9a-f:]+  10\.99\.7\.1$", said, re.M)
+    ask = [sys.executable, "-c", REGISTERS, "10.99.7.1"]
+    answer = pair.net.operator.run(ask).stdout
+    assert answer.startswith("10.99.7.2 000100000005010302")
+    assert pair.net.gateway.ping("10.99.7.2")
+    assert "setpoint" in text(pair.operator, "get", "cabin", "boiler")
+    text(pair.operator, "disconnect", "cabin")
+    shown = pair.net.operator.shell("ip -4 addr show hearth0; ip -4 route show dev hearth0")
+    assert "10.99" not in shown
+    assert pair.operator.status()["address"] in pair.net.operator.shell("ip -6 addr")
+    restart(pair.gateway, "")  # it has none any more, and says so by giving none
+    pair.gateway.wait_registered()
+    assert pair.operator.json("connect", "cabin")["ipv4"] == ""
+    restart(pair.gateway, "10.42.0.0/24")  # not what the operator allows
+    pair.gateway.wait_registered()
+    assert pair.operator.json("connect", "cabin")["ipv4"] == ""
+    assert "10.42" not in pair.net.operator.shell("ip -4 addr")
+    restart(pair.gateway, "")
+    restart(pair.operator, "")
+    pair.gateway.wait_registered()
+    text(pair.operator, "connect", "cabin")

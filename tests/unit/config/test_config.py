@@ -382,7 +382,7 @@ def test_split_host(text, found):
     "text",
     [
         *("", ":1", "a b", "[fd00::1", "[fd00::1]x", "a:0", "a:65536", "a:x", "a:٣", "a" * 254),
-        "a:" + "9" * 99,
+        *("a:" + "9" * 99, "1:2:3", ":::x", "[a.b]:7", "fd00::g"),
     ],
 )
 def test_split_host_refuses(text):
@@ -464,3 +464,31 @@ def test_auth_seconds():
     assert load_config(PPK_PEER).peers[0].auth_seconds == 0
     assert load_config(PPK_PEER + "auth_seconds = 3600").peers[0].auth_seconds == 3600
     assert "auth_seconds" in sentence(PPK_PEER + "auth_seconds = 300")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.99.0.1/24",
+        "10.99.0.0/30",
+        "8.8.8.0/24",
+        "0.0.0.0/0",
+        "127.0.0.0/8",
+        "fd00::/64",
+        "x",
+        "",
+    ],
+)
+def test_a_network_that_nobody_should_give_out(text):
+    with pytest.raises(ConfigError, match="a private network is wanted"):
+        load_config(f'ipv4 = "{text}"')
+
+
+def test_the_inner_ipv4_network():
+    assert load_config("").ipv4 is None
+    config = load_config('ipv4 = "100.64.8.0/22"')
+    assert str(config.ipv4) == "100.64.8.0/22"
+    assert config.own_ipv4 is None
+    key = "A" * 43
+    config = load_config(f'ipv4 = "10.9.0.0/29"\n[mediator.m]\naddress = "m"\nkey = "{key}"')
+    assert config.own_ipv4 == bytes((10, 9, 0, 1))

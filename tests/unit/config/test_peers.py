@@ -49,7 +49,7 @@ def test_an_invitation_becomes_a_peer():
     peers = Peers((), (invitation(),))
     result, peer = enrol(peers)
     assert result is EnrolResult.ACCEPTED
-    assert peer == known("laptop", role="operator", added=7)
+    assert peer == known("laptop", role="operator", added=7, number=2)
     assert peers.peers == {"laptop": peer}
     assert peers.invitations[ONE_TIME].used_by == peer.identity
 
@@ -209,3 +209,26 @@ def test_a_damaged_state_is_told(path, value):
 def test_a_key_that_is_missing():
     with pytest.raises(KeyError):
         Peers.from_json({"peers": []})
+
+
+def test_numbers_stay_with_their_peers():
+    """They are the place in the gateway's IPv4 network; a gateway of ours needs none."""
+    there = {"mediator": "med", "mediator_key": key_text(key_of("med").public)}
+    peers = Peers((known("a"), known("cabin", **there), known("b")), (invitation(),))
+    assert enrol(peers)[1].number == 4
+    stored = Peers.from_json(json.loads(json.dumps(peers.to_json())))
+    del stored.peers["a"]
+    after = Peers(tuple(stored.peers.values()), (invitation(),))
+    assert enrol(after, "another")[1].number == 2
+    assert {p.name: p.number for p in after.peers.values()} == {
+        "cabin": 0,
+        "b": 3,
+        "laptop": 4,
+        "laptop-2": 2,
+    }
+
+
+def test_a_gateway_that_comes_to_us_too_gets_a_number():
+    there = {"mediator": "med", "mediator_key": key_text(key_of("med").public)}
+    peers = Peers((known("cabin", "laptop", **there), known("a")), (invitation(),))
+    assert enrol(peers)[1].number == 3

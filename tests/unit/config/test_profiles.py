@@ -106,6 +106,52 @@ def test_a_paired_peer_has_one_address_on_each_side_and_a_pinned_key():
     assert entry.pseudonym == Identification.key_id(key_of("mediation a").public)
 
 
+MEDIATOR = f'[mediator.main]\naddress = "med"\nkey = "{KEY}"\n'
+
+
+def child(text: str, **more):
+    entry = profiles.peers(load_config(text), KEYS, Peers((known("a", **more),)))[0]
+    assert entry.peer.child is not None
+    return entry.peer.child
+
+
+def selectors(found) -> list[str]:
+    return [str(ts) for ts in found]
+
+
+def test_a_gateway_gives_each_peer_its_ipv4_address():
+    here, there = str(profiles.single(KEYS.address)), inner_address(key_of("a").public)
+    policy = child(f'ipv4 = "10.99.0.0/24"\n{MEDIATOR}', number=7)
+    assert policy.assign == (bytes((10, 99, 0, 7)), there)
+    assert selectors(policy.local_ts) == [here, "10.99.0.1/32"]
+    assert selectors(policy.remote_ts) == [str(profiles.single(there))]
+    assert policy.request_addresses == ()
+    for text, number in (
+        (MEDIATOR, 7),  # none to give
+        (f'ipv4 = "10.99.0.0/29"\n{MEDIATOR}', 7),  # used up
+        ('ipv4 = "10.99.0.0/24"', 7),  # nobody can be invited here
+    ):
+        policy = child(text, number=number)
+        assert policy.assign == (there,)
+        assert selectors(policy.local_ts) == [here]
+
+
+def test_ipv4_is_asked_for_within_what_the_configuration_says():
+    here, there = (
+        str(profiles.single(a)) for a in (KEYS.address, inner_address(key_of("a").public))
+    )
+    policy = child('ipv4 = "10.99.0.0/16"', **at("med"))
+    assert policy.assign == ()
+    assert selectors(policy.local_ts) == [here, "10.99.0.0/16"]
+    assert selectors(policy.remote_ts) == [there, "10.99.0.0/16"]
+    assert policy.request_addresses == (
+        CfgAttributeType.INTERNAL_IP4_ADDRESS,
+        CfgAttributeType.INTERNAL_IP6_ADDRESS,
+    )
+    policy = child("", **at("med"))
+    assert (policy.request_addresses, selectors(policy.remote_ts)) == ((), [there])
+
+
 def test_a_configured_peer():
     config = load_config(
         f'[peer.p]\nkey = "{KEY}"\naddress = "p.example.org:7"\nlocal_ts = ["10.1.0.0/16"]\n'

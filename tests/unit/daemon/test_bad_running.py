@@ -110,6 +110,7 @@ def test_a_mediator_whose_name_does_not_resolve(street):
         host, lab.folder / "mediator", f'[mediator.m]\naddress = "no.invalid"\nkey = "{key}"\n'
     ).start()
     a.wait("told", lambda s: "no.invalid" in s["mediators"][0]["error"], 20)
+    assert ": \n" not in a.cli("doctor", check=False).stdout
     said = a.cli("status").stdout
     assert "mediator m  waiting, again in" in said
     assert "no.invalid" in said
@@ -138,6 +139,87 @@ def test_a_listener_that_another_program_has(street):
     stop(a)
     holder.terminate()
     holder.stdout.close()
+
+
+def peer_by_key(name: str, more: str) -> str:
+    return f'[peer.{name}]\nkey = "{key_text(key_of(name).public)}"\n{more}\n'
+
+
+PAGE = """
+import socket
+s = socket.socket(10, 1)
+s.setsockopt(1, 2, 1)
+s.bind(("::", 80))
+s.listen()
+print(1, flush=True)
+while True:
+    s.accept()[0].sendall(b"the page of the router")
+"""
+ASK = """
+import socket, sys
+try:
+    print(socket.create_connection((sys.argv[1], 80), 0.7).recv(99).decode())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_the_page_of_a_router_is_not_what_an_operator_was_granted(street):
+    """Port 80 of all addresses is another program's, as LuCI's is; only `tcp:80` opens that."""
+    lab, (here, there) = street
+    page = here.popen(["python3", "-c", PAGE], stdout=subprocess.PIPE)
+    assert page.stdout.readline() == b"1\n"
+    device = '[mediator.m]\naddress = "203.0.113.99"\nkey = "' + "A" * 43 + '"\n'
+    a = Hearthgate(
+        here,
+        lab.folder / "page" / "a",
+        device + peer_by_key("b", 'role = "operator"') + '[device.d]\ntype = "mqtt"\n',
+        identity=key_of("a").seed,
+    ).start()
+    b = Hearthgate(
+        there,
+        lab.folder / "page" / "b",
+        peer_by_key("a", 'address = "203.0.113.1"'),
+        identity=key_of("b").seed,
+    ).start()
+    assert connect(b, "a")[0] == 0
+    address = a.status()["address"]
+    assert there.ping(address)
+    assert there.run(["python3", "-c", ASK, address]).stdout == "TimeoutError\n"
+    why = "TCP port 80 is in use by another program"
+    assert why in a.status()["get_and_set"]
+    assert f"get and set  closed  {why}" in a.cli("status").stdout
+    assert f"FAIL  get and set: {why}" in a.cli("doctor", check=False).stdout
+    a.layout.config.write_text(device + peer_by_key("b", 'role = "operator"\ngrants = ["tcp:80"]'))
+    assert a.stop() == 0
+    a.start()
+    assert connect(b, "a")[0] == 0
+    b.wait("up again", lambda status: status["peers"][0]["state"] == "up")
+    assert there.run(["python3", "-c", ASK, address]).stdout == "the page of the router\n"
+    stop(a, b)
+    page.terminate()
+    page.stdout.close()
+
+
+def test_an_unplugged_adapter(street):
+    """Told alike for one point and for all of a device, and the next command is served."""
+    lab, (host, _) = street
+    key = key_text(key_of("med").public)
+    machine = Hearthgate(
+        host,
+        lab.folder / "unplugged",
+        f'[mediator.m]\naddress = "203.0.113.99"\nkey = "{key}"\n'
+        '[device.boiler]\ntype = "modbus"\nport = "/dev/unplugged"\n'
+        "[device.boiler.points.setpoint]\nregister = 0\n",
+    ).start()
+    for what in ("boiler", "boiler.setpoint"):
+        done = machine.cli("get", what, check=False)
+        assert done.returncode == 69, what
+        assert "is the adapter plugged in?" in done.stdout + done.stderr
+    assert (
+        "closed there is no such port: is the adapter plugged in?" in machine.cli("status").stdout
+    )
+    stop(machine)
 
 
 # --- state that cannot be written --------------------------------------------------------------
@@ -195,13 +277,24 @@ def test_a_read_only_medium_while_it_runs(street):
     machine.cli("invite", "first", "--json")
     mount = ["nsenter", "-t", str(machine.pid), "-m", "mount", "-o"]
     subprocess.run([*mount, "remount,ro", str(machine.layout.state)], check=True)
-    done = machine.cli("revoke", "first", check=False)
+    done = machine.cli("invite", "second", check=False)
     assert done.returncode == 74
     assert "read-only: remount it writable" in done.stderr
-    assert [i["name"] for i in machine.status()["invitations"]] == ["first"]
+    inside = ["nsenter", "-t", str(machine.pid), "-m", *machine.argv, "doctor"]
+    said = host.run(inside, env=machine.env, check=False).stdout
+    assert f"FAIL  disk: {machine.layout.state} is on a read-only medium" in said
+    # Who is revoked is shut out, whether that can be stored or not.
+    for _ in range(2):
+        done = machine.cli("revoke", "first", check=False)
+        assert done.returncode == 74
+        assert 'No "first" gets in any more, but only until the next start: ' in done.stderr
+        assert "read-only: remount it writable" in done.stderr
+        assert machine.status()["invitations"] == []
+        assert b"first" in (state / "peers.json").read_bytes()
     subprocess.run([*mount, "remount,rw", str(machine.layout.state)], check=True)
     assert machine.cli("revoke", "first").stdout == "first is forgotten.\n"
     assert b"first" not in (state / "peers.json").read_bytes()
+    assert machine.cli("revoke", "first", check=False).returncode == 68
     stop(machine)
 
 

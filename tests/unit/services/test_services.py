@@ -50,9 +50,9 @@ class House:
         self.http_port = free_port()
         self.services = Services(
             devices,
-            "::1",
+            ("::1", "127.0.0.1"),
             tun_name,
-            lambda address: self.peer if address == "::1" else None,
+            lambda address: self.peer if address in ("::1", "127.0.0.1") else None,
             self.records.append,
             wall_clock=lambda: 1000.0,
             http_port=self.http_port,
@@ -125,10 +125,11 @@ def pty():
 
 async def from_pty(far, octets):
     data = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(data) < octets:
             with contextlib.suppress(BlockingIOError):
-                data += os.read(far, 4096)
+                while len(data) < octets:  # a pty hands out a few octets at a time
+                    data += os.read(far, 4096)
             await asyncio.sleep(0.002)
     return data
 
@@ -186,6 +187,22 @@ def test_get_and_set_over_http_with_the_grants_of_who_asks(slave):
                 ("family", "refused"),
                 ("family", "ok"),
             ]
+
+    asyncio.run(main())
+
+
+def test_all_services_are_on_every_inner_address(slave):
+    async def main():
+        device = boiler(slave.link)
+        async with House(device) as house:
+            for address in ("::1", "127.0.0.1"):
+                reader, writer = await asyncio.open_connection(address, device.listen)
+                writer.write(adu(1, 1, READ))
+                assert (await read(reader, 11)).hex() == "00010000000501030200c8"
+                writer.close()
+                answer = await request_json(address, "GET", "/api/devices", port=house.http_port)
+                assert [d["name"] for d in answer["devices"]] == ["boiler"]
+                assert answer["devices"][0]["address"] == "::1"
 
     asyncio.run(main())
 
@@ -547,7 +564,9 @@ def test_listeners_are_bound_to_the_tunnels_device(slave):
     async def main():
         device = boiler(slave.link)
         async with House(device, tun_name="lo") as house, client(device.listen) as (reader, out):
-            for sock in house.services._services["boiler"]._listener._server.sockets:
+            servers = house.services._services["boiler"]._listener._servers
+            assert len(servers) == 2
+            for sock in (sock for server in servers for sock in server.sockets):
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b"lo\0"
             out.write(adu(1, 1, READ))
             await read(reader, 11)

@@ -53,7 +53,7 @@ async def serving(points):
     sock = listening_socket("::1", 0)
     server = WebServer(make_app(points))
     port = sock.getsockname()[1]
-    await server.start(sock)
+    await server.start([sock])
     try:
         yield server, port
     finally:
