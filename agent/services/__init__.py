@@ -165,7 +165,6 @@ class Services:
         return complete
 
     async def _listen_web(self) -> bool:
-        from agent.web.app import make_app
         from agent.web.server import WebServer
 
         try:
@@ -176,7 +175,7 @@ class Services:
             self.refused = error.sentence
             return False
         self.refused = ""
-        self._web = WebServer(make_app(self))
+        self._web = WebServer(self)
         await self._web.start(sockets)
         return True
 

@@ -13,15 +13,13 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from microdot import AsyncBytesIO
-
-from agent.web.app import error_response
-
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
     from microdot import Microdot
+
+    from agent.web.app import PointService
 
 _log = logging.getLogger("agent.web")
 
@@ -64,10 +62,14 @@ class _Answer:
 
 
 class WebServer:
-    """Serves `app` on listening sockets that somebody else has bound."""
+    """Serves the application for `service` on listening sockets that somebody else has bound.
 
-    def __init__(self, app: Microdot) -> None:
-        self._app = app
+    It is made, and microdot loaded, for the first request: most of the time nobody asks.
+    """
+
+    def __init__(self, service: PointService) -> None:
+        self._service = service
+        self._app: Microdot | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.StreamWriter, str] = {}
 
@@ -118,6 +120,12 @@ class WebServer:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: tuple[str, int]
     ) -> None:
+        from microdot import AsyncBytesIO
+
+        from agent.web.app import error_response, make_app
+
+        if self._app is None:
+            self._app = make_app(self._service)
         answer = _Answer(peer)
         out: Any = answer  # what microdot uses of a StreamWriter
         try:

@@ -13,7 +13,6 @@ from agent.bridge.grants import Peer, Role
 from agent.errors import UnavailableError
 from agent.io.tcp import listening_socket
 from agent.web import server as web_server
-from agent.web.app import make_app
 from agent.web.client import request_json
 from agent.web.server import MAX_BODY, MAX_HEAD, WebServer
 
@@ -51,7 +50,7 @@ class Points:
 @contextlib.asynccontextmanager
 async def serving(points):
     sock = listening_socket("::1", 0)
-    server = WebServer(make_app(points))
+    server = WebServer(points)
     port = sock.getsockname()[1]
     await server.start([sock])
     try:
