@@ -1,8 +1,8 @@
 """What every test shares: what it needs of the machine, and that nothing skips on CI.
 
 A test marked `netns` needs root, `ip`, `nft` and TUN devices, one marked `strongswan` Debian's
-strongSwan as well. Where they are missing the test says so and skips; with CI=true in the
-environment it fails instead, as does any other skip.
+strongSwan as well, one marked `mlkem` a cryptography package with ML-KEM. Where they are missing
+the test says so and skips; with CI=true in the environment it fails instead, as does any other skip.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import pytest
 from hypothesis import settings
 
+from agent.crypto.kex import supports_group
 from agent.errors import HearthgateError
+from agent.wire.codes import KeyExchangeId
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
@@ -53,6 +55,8 @@ def strongswan_obstacle() -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     obstacle = ""
+    if item.get_closest_marker("mlkem") and not supports_group(KeyExchangeId.ML_KEM_768):
+        obstacle = "this cryptography package has no ML-KEM"
     if item.get_closest_marker("strongswan"):
         obstacle = strongswan_obstacle()
     elif item.get_closest_marker("netns"):

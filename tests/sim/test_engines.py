@@ -193,7 +193,12 @@ def test_connect_to_first_echo_in_half_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "accepted"), [(HYBRID, HYBRID), (HYBRID, HYBRID[1:]), (HYBRID[1:], HYBRID)]
+    ("offered", "accepted"),
+    [
+        pytest.param(HYBRID, HYBRID, marks=pytest.mark.mlkem),
+        (HYBRID, HYBRID[1:]),
+        (HYBRID[1:], HYBRID),
+    ],
 )
 def test_a_mediator_of_our_own_may_have_ml_kem_too(
     offered: tuple[Proposal, ...], accepted: tuple[Proposal, ...]
@@ -217,6 +222,7 @@ def test_a_mediator_of_our_own_may_have_ml_kem_too(
     assert sa.suite.additional_groups == ((36,) if offered == accepted else ())
 
 
+@pytest.mark.mlkem
 def test_status_says_what_was_negotiated() -> None:
     network = Network()
     server = Box("server")

@@ -816,6 +816,7 @@ def test_child_that_expires(swap: bool) -> None:
     _all_gone(s)
 
 
+@pytest.mark.mlkem
 def test_nothing_begins_meanwhile(swap: bool) -> None:
     """Once the peer rekeys the IKE SA, no CREATE_CHILD_SA of ours begins on it (§1.3.2)."""
     s = sides(swap, ike=IKE + "-ke1_mlkem768")

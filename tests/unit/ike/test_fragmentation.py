@@ -292,6 +292,7 @@ def test_a_second_set_replaces_the_first() -> None:
 # -- bad input -----------------------------------------------------------------------------------
 
 
+@pytest.mark.mlkem
 @pytest.mark.parametrize("seed", range(6))
 def test_rekeyings_in_fragments_through_loss(seed: int) -> None:
     """Hybrid rekeyings of both kinds; a fifth of all datagrams is lost."""

@@ -922,6 +922,7 @@ def test_ticket_ack_is_followed_by_one_question() -> None:
     assert world.holder.stored is not None
 
 
+@pytest.mark.mlkem
 def test_with_ml_kem_and_a_ppk() -> None:
     """Both are in the old SK_d: nothing of them is repeated, and the suite says what it was."""
     suite = "aes128gcm16-prfsha256-x25519-ke1_mlkem768"

@@ -38,12 +38,14 @@ def ready():
     ip("address", "add", "fd00::2/64", "dev", tun.name, "nodad")
     return tun
 
-def spoken(tun, protocol):
-    # The kernel sends things of its own (multicast listener reports), and takes its time when busy.
+def spoken(tun, protocol, kind=None):
+    # The kernel sends things of its own (multicast listener reports, router solicitations), and
+    # takes its time when busy. `kind` is that of ICMPv6.
     found = []
     while not found:
         assert select.select([tun], [], [], 10)[0]
         found = [p for p in tun.receive() if (p[6] if p[0] >> 4 == 6 else p[9]) == protocol]
+        found = [p for p in found if kind is None or p[40] == kind]
     return found
 """
 
@@ -70,7 +72,7 @@ tun.write(writes(tun, [udp(b"x", v4=True)]))
 assert answer[20:22] == bytes((3, 3)), answer.hex()  # port unreachable
 assert answer[28:] == udp(b"x", v4=True)
 tun.write(writes(tun, [udp(b"x")]))
-[answer] = spoken(tun, 58)[-1:]
+[answer] = spoken(tun, 58, 1)
 assert answer[40:42] == bytes((1, 4)), answer.hex()
 assert answer[48:] == udp(b"x")
 """)
