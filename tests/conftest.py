@@ -2,7 +2,8 @@
 
 A test marked `netns` needs root, `ip`, `nft` and TUN devices, one marked `strongswan` Debian's
 strongSwan as well, one marked `mlkem` a cryptography package with ML-KEM. Where they are missing
-the test says so and skips; with CI=true in the environment it fails instead, as does any other skip.
+the test says so and skips; with CI=true in the environment it fails instead, as does any other
+skip.
 """
 
 from __future__ import annotations
