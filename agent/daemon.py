@@ -272,7 +272,10 @@ class Daemon:
             packets = tun.receive()
             if not packets:
                 break
-            self.engine.receive_packets(packets, monotonic())
+            try:
+                self.engine.receive_packets(packets, monotonic())
+            except Exception:
+                self._on_mistake("a packet")
             self._drain()
 
     def _on_timer(self) -> None:
