@@ -122,7 +122,7 @@ class House:
     def forget(self, peers: Peers) -> bool:
         """Use `peers`, then store them; whether the file changed. Raises StorageError.
 
-        Who was revoked is out also where that cannot be stored.
+        What was taken away from somebody is gone also where that cannot be stored.
         """
         self.peers = peers
         return self._file.save(peers.to_json())

@@ -24,7 +24,7 @@ from agent.errors import (
 from agent.invitation import EnrolResult, Invitation, decode_invitation, encode_enrolment
 from agent.invitation import encode_invitation as invitation_line
 from agent.io.clock import monotonic
-from agent.peers import KnownPeer
+from agent.peers import KnownPeer, Peers
 from board.errors import BoardError
 
 ENROL_SECONDS = 60.0
@@ -212,7 +212,10 @@ class Pairing(Part):
         add: list[str] | None = None,
         remove: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Change what a peer may do; it holds at once."""
+        """Change what a peer may do; it holds at once.
+
+        What cannot be stored is taken away all the same, but not given.
+        """
         known = self.learnt(peer)
         if role is not None and role not in ROLES:
             raise InputError(f"The role is one of {', '.join(ROLES)}.")
@@ -232,13 +235,42 @@ class Pairing(Part):
         if len(grants) > MAX_GRANTS:
             raise InputError(f"A peer has at most {MAX_GRANTS} grants; a role says more.")
         changed = replace(known, role=role or known.role, grants=tuple(grants))
+        less = _less(known, changed)
+        if changed == less:
+            self._take(less)
+        elif known == less:
+            self._give(changed)
+        else:  # some of both
+            self._take(less)
+            self._give(changed)
+        return {"peer": peer, "role": changed.role, "grants": list(changed.grants)}
+
+    def _give(self, peer: KnownPeer) -> None:
+        """`peer` may do more than before, once that is stored. Raises BoardError."""
+        self.house.save(self._with(peer))
+        self._apply(peer)
+
+    def _take(self, peer: KnownPeer) -> None:
+        """`peer` may do less than before. Raises StorageError; then it holds for this run."""
+        try:
+            self.house.forget(self._with(peer))
+        except BoardError as error:
+            rights = " and ".join(filter(None, (peer.role, ", ".join(peer.grants))))
+            raise StorageError(
+                f'"{peer.name}" is {rights}, but only until the next start: {error.sentence}'
+            ) from error
+        finally:
+            self._apply(peer)
+
+    def _with(self, peer: KnownPeer) -> Peers:
         peers = self.house.copy_peers()
-        peers.peers[peer] = changed
-        self.house.save(peers)
+        peers.peers[peer.name] = peer
+        return peers
+
+    def _apply(self, peer: KnownPeer) -> None:
         self.daemon.refresh()
         if self.daemon.services is not None:
-            self.daemon.services.kick(peer)
-        return {"peer": peer, "role": changed.role, "grants": list(changed.grants)}
+            self.daemon.services.kick(peer.name)
 
     def _check_there(self, grant: Grant) -> None:
         """A grant of what is not there would give nothing, and nobody would know why."""
@@ -254,3 +286,9 @@ class Pairing(Part):
     def _check_name(name: str) -> None:
         if not NAME.fullmatch(name):
             raise InputError(NAME_RULE.capitalize())
+
+
+def _less(before: KnownPeer, after: KnownPeer) -> KnownPeer:
+    """What it may do both `before` and `after`."""
+    role = min(before.role, after.role, key=lambda role: ROLES.index(role or "none"))
+    return replace(before, role=role, grants=tuple(g for g in before.grants if g in after.grants))

@@ -11,6 +11,8 @@ import pytest
 
 from agent.crypto.auth import key_text
 from agent.operations.lab import Lab, TwoNats
+from agent.peers import KnownPeer, Peers
+from board.storage import JsonState
 from tests.lab.daemon import Hearthgate
 from tests.support.pair import key_of
 from tests.unit.cli.conftest import mediator_line
@@ -225,7 +227,7 @@ def test_an_unplugged_adapter(street):
 # --- state that cannot be written --------------------------------------------------------------
 
 
-def small_disk(lab, host, name: str) -> tuple[Hearthgate, Path]:
+def small_disk(lab, host, name: str, *paired: KnownPeer) -> tuple[Hearthgate, Path]:
     """A daemon whose state folder is a small file system; also as seen from outside."""
     key = key_text(key_of("med").public)
     config = (
@@ -234,7 +236,10 @@ def small_disk(lab, host, name: str) -> tuple[Hearthgate, Path]:
     )
     machine = Hearthgate(host, lab.folder / name, config)
     state = machine.layout.state
-    script = f'mount -t tmpfs -o size=64k tmpfs {state} && exec "$@"'
+    before = machine.layout.root / "before.json"
+    JsonState(before).save(Peers(paired).to_json())
+    mount = f"mount -t tmpfs -o size=64k tmpfs {state} && cp {before} {state}/peers.json"
+    script = f'{mount} && exec "$@"'
     with machine._console.open("ab") as console:
         machine._process = host.popen(
             ["unshare", "-m", "sh", "-c", script, "sh", *machine.argv, "run"],
@@ -295,6 +300,51 @@ def test_a_read_only_medium_while_it_runs(street):
     assert machine.cli("revoke", "first").stdout == "first is forgotten.\n"
     assert b"first" not in (state / "peers.json").read_bytes()
     assert machine.cli("revoke", "first", check=False).returncode == 68
+    stop(machine)
+
+
+def known(name: str, role: str, *grants: str) -> KnownPeer:
+    return KnownPeer(
+        name=name,
+        identity=key_text(key_of(name).public),
+        mediation=key_text(key_of("mediation " + name).public),
+        role=role,
+        grants=grants,
+    )
+
+
+def test_a_grant_that_cannot_be_stored(street):
+    """What is taken away is gone at once, until the next start at least; nothing is given."""
+    lab, (host, _) = street
+    machine, state = small_disk(lab, host, "grants", known("guest", "owner", "tcp:22", "tcp:80"))
+    mount = ["nsenter", "-t", str(machine.pid), "-m", "mount", "-o"]
+    subprocess.run([*mount, "remount,ro", str(machine.layout.state)], check=True)
+    stored = (state / "peers.json").read_bytes()
+
+    def granted(*words: str) -> tuple[str, tuple[str, list[str]]]:
+        done = machine.cli("grant", "guest", *words, check=False)
+        assert done.returncode == 74
+        assert "read-only: remount it writable" in done.stderr
+        assert (state / "peers.json").read_bytes() == stored
+        peer = next(p for p in machine.json("peers") if p["name"] == "guest")
+        status = machine.peer("guest")["role"]
+        assert status == peer["role"]
+        return done.stderr, (peer["role"], peer["grants"])
+
+    for words in (("operator", "--remove", "tcp:80"), ("operator",)):
+        said, now = granted(*words)
+        assert '"guest" is operator and tcp:22, but only until the next start: ' in said
+        assert now == ("operator", ["tcp:22"])
+    for more in (("owner",), ("--add", "tcp:443")):
+        said, now = granted(*more)
+        assert "until the next start" not in said
+        assert now == ("operator", ["tcp:22"])
+    said, now = granted("reader", "--add", "tcp:443")  # some of both
+    assert '"guest" is reader and tcp:22, but only until the next start: ' in said
+    assert now == ("reader", ["tcp:22"])
+    subprocess.run([*mount, "remount,rw", str(machine.layout.state)], check=True)
+    assert machine.cli("grant", "guest", "none").stdout == "guest is none and tcp:22.\n"
+    assert b"tcp:80" not in (state / "peers.json").read_bytes()
     stop(machine)
 
 
