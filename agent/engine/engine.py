@@ -43,7 +43,8 @@ from agent.mediation.identity import accept_hash
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import NO_DATE, Schedule, WallTime
-from agent.wire.esp import MIN_ESP, NON_ESP_MARKER
+from agent.wire.codes import ExchangeType
+from agent.wire.esp import KEEPALIVE, NON_ESP_MARKER, Kind, classify
 from agent.wire.redirect import GatewayId, Successor
 
 if TYPE_CHECKING:
@@ -63,10 +64,8 @@ K = TypeVar("K")
 
 IKE_PORT = 500
 KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
-KEEPALIVE = b"\xff"
 LOOK_AROUND_SECONDS = 2.0  # a link that comes up makes half a dozen changes within it
 _ZERO_SPIS = bytes(16)
-_INFORMATIONAL = 37
 
 
 class Engine:
@@ -406,11 +405,18 @@ class Engine:
     def _receive_other(self, received: Received, now: float) -> None:
         path, data = received.path, received.data
         if path.local.port != IKE_PORT:
-            if data[:4] != NON_ESP_MARKER:
-                self._on_foreign(path, data, now)
-                return
-            data = data[4:]
-        if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == _INFORMATIONAL:
+            match classify(data):
+                case Kind.IKE:
+                    data = data[len(NON_ESP_MARKER) :]
+                case Kind.ESP:
+                    self._on_foreign_esp(path, data, now)
+                    return
+                case Kind.INVALID:
+                    self.dropped["not_ike"] += 1
+                    return
+                case Kind.KEEPALIVE:
+                    return
+        if data[:16] == _ZERO_SPIS and len(data) > 18 and data[18] == ExchangeType.INFORMATIONAL:
             clients = self._registrations.values()
             if not any(
                 r.client.receive_check(path, data, now) for r in clients
@@ -419,13 +425,8 @@ class Engine:
             return
         self._ike.receive(path, data, now)
 
-    def _on_foreign(self, path: Path, data: bytes, now: float) -> None:
-        """Neither IKE nor ESP of an SA that we have."""
-        if data == KEEPALIVE:
-            return
-        if len(data) < MIN_ESP:
-            self.dropped["not_ike"] += 1
-            return
+    def _on_foreign_esp(self, path: Path, data: bytes, now: float) -> None:
+        """Not of an SA that we have."""
         self.dropped["esp_unknown_spi"] += 1
         if path not in self._by_path:  # else it is on its way from an SA that was just replaced
             self._ike.on_unknown_esp(path, data, now)

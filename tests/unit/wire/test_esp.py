@@ -1,18 +1,10 @@
-"""What arrived on port 4500, and ESP's header (RFC 3948 §2, RFC 4303 §2; THREATS 2)."""
+"""What arrived on port 4500 (RFC 3948 §2, RFC 4303 §2; THREATS 2)."""
 
 from __future__ import annotations
 
 import pytest
 
-from agent.wire.esp import (
-    KEEPALIVE,
-    MIN_ESP,
-    NON_ESP_MARKER,
-    Kind,
-    classify,
-    pack_header,
-    unpack_header,
-)
+from agent.wire.esp import KEEPALIVE, NON_ESP_MARKER, Kind, classify
 from agent.wire.message import encode_message
 
 from .samples import HEADER
@@ -42,12 +34,3 @@ from .samples import HEADER
 )
 def test_kinds(datagram, kind):
     assert classify(datagram) is kind
-    assert classify(memoryview(datagram)) is kind
-
-
-def test_header():
-    assert pack_header(b"spi4", 0x01020304) == b"spi4\x01\x02\x03\x04"
-    assert pack_header(b"spi4", 0x5_FFFFFFFF) == b"spi4\xff\xff\xff\xff"  # ESN: low half only
-    assert unpack_header(b"spi4\x01\x02\x03\x04" + bytes(8)) == (b"spi4", 0x01020304)
-    for length in range(MIN_ESP):
-        assert unpack_header(bytes(length)) is None
