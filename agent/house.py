@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent import profiles
+from agent.bridge.audit import encode_line
 from agent.config import NATT_PORT, Config, MediateConfig, load_config, split_host
 from agent.crypto.auth import SigningKey, key_text, load_private_key
 from agent.engine.entries import MediatorPlace
@@ -283,7 +284,7 @@ class House:
     def audit(self, record: Mapping[str, Any]) -> None:
         """Append one record. A full disk is logged; the write that it tells of has happened."""
         try:
-            self._audit.append(json.dumps(record))
+            self._audit.append(encode_line(record))
         except StorageError as error:
             log.error("the audit log could not be written: %s", error)
 

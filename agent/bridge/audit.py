@@ -95,8 +95,8 @@ def stamped(record: Mapping[str, Any], wall_clock: float) -> dict[str, Any]:
     return {"time": round(wall_clock, 1), **record}
 
 
-def encode_line(record: Mapping[str, Any]) -> bytes:
-    """One line with its newline. Cannot fail for records of this room.
+def encode_line(record: Mapping[str, Any]) -> str:
+    """One line, without its newline. Cannot fail for records of this room.
 
     Everything outside ASCII is escaped: nothing can act on a terminal or make a second line.
     """
@@ -104,7 +104,7 @@ def encode_line(record: Mapping[str, Any]) -> bytes:
     if len(line) >= MAX_LINE:
         kept = {key: record.get(key) for key in ("time", "peer", "device", "point")}
         line = json.dumps({**kept, "result": "record too long"}, separators=(",", ":"))
-    return line.encode("ascii") + b"\n"
+    return line
 
 
 def _plain(value: object) -> object:

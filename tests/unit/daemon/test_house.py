@@ -408,6 +408,7 @@ def test_audit(tmp_path):
     for number in range(10):
         made.audit({"n": number, "text": "°"})
     assert [r["n"] for r in made.audit_lines(3)] == [7, 8, 9]
+    assert made.layout.audit.read_bytes().startswith(b'{"n":0,"text":"\\u00b0"}\n')
     with made.layout.audit.open("a") as file:
         file.write('{"n": 1')  # the power went
     assert [r["n"] for r in made.audit_lines(2)] == [9]
