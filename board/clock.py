@@ -1,4 +1,4 @@
-"""Whether the wall clock can be believed, and how long the board has been up.
+"""Whether the wall clock can be believed.
 
 Many boards have no battery: they start in 1970, or where a file system last was, and jump when
 NTP answers. Nothing that must work may depend on the wall clock; what is only nicer with it
@@ -8,12 +8,13 @@ time that was believed, so that a clock which went back is noticed; it is writte
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from board.errors import StorageError
-from board.storage import SYSTEM, FileOperations, JsonState, read_file
+from board.storage import SYSTEM, FileOperations, JsonState
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BUILT = 1_767_225_600  # 2026-01-01 UTC: nothing of this program is older
 LATEST = 4_102_444_800  # 2100-01-01 UTC: a clock beyond is broken, not late
@@ -24,26 +25,6 @@ TOLERANCE_SECONDS = 3600  # what NTP may rightly correct
 def is_plausible(wall: float, latest_known: float = 0) -> bool:
     """Whether `wall` (seconds since 1970) can be true, given a time that has certainly passed."""
     return max(BUILT, latest_known - TOLERANCE_SECONDS) <= wall < LATEST
-
-
-def uptime() -> float:
-    """Seconds since the board started, suspend included. Cannot fail."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def boot_id(root: Path = Path("/"), files: FileOperations = SYSTEM) -> str:
-    """A random name of this boot: uptimes compare only within it. Empty if nobody tells.
-
-    The systemd unit hides most of /proc and tells by its environment instead.
-    """
-    told = os.environ.get("HEARTHGATE_BOOT_ID", "") if root == Path("/") else ""
-    if told:
-        return told.replace("-", "")
-    try:
-        data = read_file(root / "proc/sys/kernel/random/boot_id", limit=64, files=files)
-    except StorageError:
-        return ""
-    return (data or b"").decode("ascii", "replace").strip().replace("-", "")
 
 
 class SavedTime:

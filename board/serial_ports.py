@@ -63,14 +63,6 @@ def serial_ports(root: Path = Path("/")) -> list[SerialPort]:
     return sorted(ports, key=lambda port: port.name)
 
 
-def stable_name(device: str, root: Path = Path("/")) -> str:
-    """The most stable name of `device` ("/dev/ttyUSB0"); `device` itself if there is none."""
-    for port in serial_ports(root):
-        if device in (port.device, port.name):
-            return port.name
-    return device
-
-
 def _is_port(root: Path, name: str) -> bool:
     tty = root / "sys/class/tty" / name
     if not (tty / "device").exists() or not (root / "dev" / name).exists():

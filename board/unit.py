@@ -144,8 +144,6 @@ PrivateTmp={tmp}
 PrivateMounts=yes
 ProtectProc=invisible
 ProcSubset=pid
-# Out of sight then, and wanted to tell one boot's uptime from another's.
-Environment=HEARTHGATE_BOOT_ID=%b
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes

@@ -45,7 +45,6 @@ class MediatorEntry:
     host: str
     port: int
     peer: Peer
-    announces: bool = True  # whether our list of accepted pseudonyms is told (our own mediators)
     moved: MediatorPlace | None = field(default=None, compare=False)
 
 

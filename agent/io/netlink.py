@@ -236,11 +236,6 @@ class Netlink:
         route = self.route_to(ip)
         return route.source if route else None
 
-    def default_interface(self, family: int) -> int | None:
-        """The interface of the default route with the lowest metric (AF_INET, AF_INET6)."""
-        ways = [r for r in self.routes(family) if r.prefix_length == 0 and r.index]
-        return min(ways, key=lambda r: r.metric).index if ways else None
-
     def _index(self, interface: int | str) -> int:
         return interface if isinstance(interface, int) else self.index(interface)
 

@@ -161,11 +161,6 @@ class NotifyType(IntEnum):
     HG_INNER_OFFLOAD = 41004  # checksums of inner TCP and UDP need not be computed
     HG_REDIRECT = 41006  # beside REDIRECT: port and key of the mediator that takes over
 
-    @property
-    def is_error(self) -> bool:
-        """An error rather than a status (RFC 7296 §3.10.1)."""
-        return is_error_notify(self)
-
 
 # RFC 7296 §3.10.1: "Types in the range 0 - 16383 are intended for reporting errors."
 _FIRST_STATUS_NOTIFY = 16384

@@ -15,7 +15,6 @@ TCP = 6
 UDP = 17
 IPV6_FRAGMENT = 44
 ICMPV6 = 58
-IPV6_NO_NEXT_HEADER = 59
 
 # Protocol, source, destination, source port, destination port. Addresses are 4 or 16 octets.
 # Of ICMP both ports are 256 × type + code, as traffic selectors have it (RFC 7296 §3.13.1). A

@@ -55,14 +55,3 @@ def test_a_broken_clock_is_not_remembered():
     saved = SavedTime(PATH, files=Disk())
     assert saved.observe(clock.LATEST + 1) is False
     assert saved.is_plausible(BUILT + 1)
-
-
-def test_uptime_and_boot_id(monkeypatch, tmp_path):
-    monkeypatch.delenv("HEARTHGATE_BOOT_ID", raising=False)
-    assert clock.uptime() <= clock.uptime()
-    known = clock.boot_id()
-    assert len(known) == 32
-    assert clock.boot_id() == known
-    assert clock.boot_id(tmp_path) == ""
-    monkeypatch.setenv("HEARTHGATE_BOOT_ID", "ab-cd")  # as the systemd unit tells it
-    assert clock.boot_id() == "abcd"

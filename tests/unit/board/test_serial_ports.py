@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from board.serial_ports import NamedBy, serial_ports, stable_name
+from board.serial_ports import NamedBy, serial_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,9 +59,6 @@ def test_an_adapter_is_named_by_id_and_described_by_its_maker(tmp_path):
     assert port.named_by is NamedBy.ID
     assert port.description == "FTDI FT232R USB UART (A50285BI)"
     assert port.usb_id == "0403:6001"
-    assert stable_name("/dev/ttyUSB0", tmp_path) == port.name
-    assert stable_name(port.name, tmp_path) == port.name
-    assert stable_name("/dev/ttyUSB9", tmp_path) == "/dev/ttyUSB9"
 
 
 def test_without_an_id_the_path_names_it_and_without_both_the_device(tmp_path):

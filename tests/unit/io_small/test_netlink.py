@@ -76,8 +76,6 @@ with Netlink() as n:
     n.add_route(ip("fd02::5"), 128, "a", table=4711)
     n.add_route(ip("0.0.0.0"), 0, "b", metric=60)
     assert n.name(n.index("a")) == "a"
-    assert n.default_interface(socket.AF_INET) == n.index("a")
-    assert n.default_interface(socket.AF_INET6) is None
     assert n.source_towards(ip("10.9.1.1")) == ip("10.7.0.1")
     assert n.source_towards(ip("fd01::9")) == ip("fd00::1")
     assert n.route_to(ip("10.9.1.1")).index == n.index("a")

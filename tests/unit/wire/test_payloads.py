@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.wire.codes import IdType, NotifyType, ProtocolId, known
+from agent.wire.codes import IdType, NotifyType, ProtocolId, is_error_notify, known
 from agent.wire.errors import WireError
 from agent.wire.payloads import (
     MAX_CP_ATTRIBUTES,
@@ -120,8 +120,8 @@ def test_known_values_are_members_and_others_stay_numbers():
     assert known(IdType, 77) == 77
     assert type(known(IdType, 77)) is int
     assert NotifyPayload.decode(bytes.fromhex("00004006")).type is NotifyType.COOKIE
-    assert NotifyType.ME_CONNECT_FAILED.is_error
-    assert not NotifyType.INITIAL_CONTACT.is_error
+    assert is_error_notify(NotifyType.ME_CONNECT_FAILED)
+    assert not is_error_notify(NotifyType.INITIAL_CONTACT)
 
 
 def test_a_representation_is_short_and_one_line():
