@@ -9,22 +9,19 @@ from agent.bridge.gateway import ModbusGateway
 from agent.bridge.master import Answer, RtuMaster
 from agent.bridge.outputs import Audit, CloseClient, ToClient, ToLine
 from agent.bridge.points import Query, Reading, Written, check_value, read_points, write_point
-from agent.io.tcp import TcpClient, TcpListener
-from agent.services.base import Alarm, DeviceService, Line
+from agent.services.port import PortService
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Generator, Sequence
 
     from agent.bridge.devices import ModbusConfig, PointConfig
     from agent.bridge.grants import Peer
+    from agent.io.tcp import TcpClient
 
 T = TypeVar("T")
-# Connections beyond the configured ones: those that are being told why they are refused.
-ENDING = 8
 
 
-class ModbusService(DeviceService):
+class ModbusService(PortService):
     """Modbus TCP gateway and named points of one line."""
 
     config: ModbusConfig
@@ -36,65 +33,18 @@ class ModbusService(DeviceService):
         audit: Callable[[dict[str, Any]], None],
         clock: Callable[[], float],
     ) -> None:
+        super().__init__(config, peer_at, audit, clock)
         self.config = config
-        self._peer_at = peer_at
-        self._audit = audit
-        self._clock = clock
         self._master = RtuMaster(config)
         self._gateway = ModbusGateway(config, self._master)
-        self._alarm = Alarm(clock, self._on_time)
-        self._listener = TcpListener(
-            self._on_connect, self._on_data, self._on_lost, limit=config.connections + ENDING
-        )
-        self._peers: dict[int, str] = {}
         self._futures: dict[int, asyncio.Future[Answer]] = {}
         self._last_dialogue = 0
         self._write_lock = asyncio.Lock()
-        self._line = Line(
-            config.name,
-            config.line,
-            clock,
-            on_open=self._on_port_open,
-            on_data=self._on_line,
-            on_close=self._on_port_close,
-        )
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether Modbus TCP clients are accepted."""
-        return self._listener.is_listening
 
     @property
     def state(self) -> str:
         """open or closed."""
         return "open" if self._master.is_open else "closed"
-
-    @property
-    def reason(self) -> str:
-        """Why the port is closed."""
-        return self._line.reason
-
-    def open(self) -> None:
-        """Open the port, now or later."""
-        self._line.start()
-
-    async def listen(self, sockets: list[socket.socket]) -> None:
-        """Accept Modbus TCP clients."""
-        await self._listener.start(sockets)
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._listener.stop()
-        self._line.stop()
-        self._master.port_closed(self._clock())
-        self._pump()
-        self._alarm.stop()
-
-    def kick(self, peer: str) -> None:
-        """End the connections of a peer."""
-        for number, name in list(self._peers.items()):
-            if name == peer:
-                self._listener.clients[number].close(at_once=True)
 
     def details(self) -> dict[str, Any]:
         """Line, units, points and who is connected."""
@@ -156,12 +106,7 @@ class ModbusService(DeviceService):
         self._master.receive(data, self._clock())
         self._pump()
 
-    def _on_connect(self, client: TcpClient) -> None:
-        peer = self._peer_at(client.address)
-        if peer is None:
-            client.close(at_once=True)
-            return
-        self._peers[client.number] = peer.name
+    def _on_peer(self, client: TcpClient, peer: Peer) -> None:
         self._gateway.connect(client.number, peer, self._clock())
         self._pump()
 
@@ -170,8 +115,7 @@ class ModbusService(DeviceService):
         self._pump()
         self._set_reading(client)
 
-    def _on_lost(self, client: TcpClient) -> None:
-        self._peers.pop(client.number, None)
+    def _on_gone(self, client: TcpClient) -> None:
         self._gateway.disconnect(client.number)
         self._pump()
 

@@ -7,26 +7,23 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from agent.bridge.outputs import Audit, CloseClient, Probe, ResetLine, ToClient, ToLine
 from agent.bridge.serial_hub import PROBE_SECONDS, SerialHub
-from agent.io.tcp import TcpClient, TcpListener
-from agent.services.base import Alarm, DeviceService, Line
+from agent.services.port import PortService
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from agent.bridge.devices import SerialConfig
     from agent.bridge.grants import Peer
+    from agent.io.tcp import TcpClient
 
 # Clients are not read while the line has this much to send, and again below the second figure.
 HIGH_WATER = 4096
 LOW_WATER = 1024
 RECENTLY = 5.0  # a machine that acknowledged something so lately needs no probe
 PROBE_STEP = 0.25
-# Connections beyond the configured ones: those that are being told why they are refused.
-ENDING = 8
 
 
-class SerialService(DeviceService):
+class SerialService(PortService):
     """One port and its clients."""
 
     config: SerialConfig
@@ -38,31 +35,10 @@ class SerialService(DeviceService):
         audit: Callable[[dict[str, Any]], None],
         clock: Callable[[], float],
     ) -> None:
+        super().__init__(config, peer_at, audit, clock)
         self.config = config
-        self._peer_at = peer_at
-        self._audit = audit
-        self._clock = clock
         self._hub = SerialHub(config)
-        self._alarm = Alarm(clock, self._on_time)
-        self._listener = TcpListener(
-            self._on_connect, self._on_data, self._on_lost, limit=config.connections + ENDING
-        )
-        self._peers: dict[int, str] = {}
         self._probes: dict[int, asyncio.TimerHandle] = {}
-        self._line = Line(
-            config.name,
-            config.line,
-            clock,
-            on_open=self._on_port_open,
-            on_data=self._on_line,
-            on_close=self._on_port_close,
-            on_drained=self._set_reading,
-        )
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether clients are accepted."""
-        return self._listener.is_listening
 
     @property
     def state(self) -> str:
@@ -71,34 +47,11 @@ class SerialService(DeviceService):
             return "closed"
         return "busy" if len(self._hub) else "free"
 
-    @property
-    def reason(self) -> str:
-        """Why the port is closed."""
-        return self._line.reason
-
-    def open(self) -> None:
-        """Open the port, now or later."""
-        self._line.start()
-
-    async def listen(self, sockets: list[socket.socket]) -> None:
-        """Accept clients."""
-        await self._listener.start(sockets)
-
     def close(self) -> None:
         """Give everything back."""
         for handle in self._probes.values():
             handle.cancel()
-        self._listener.stop()
-        self._line.stop()
-        self._hub.port_closed(self._clock())
-        self._pump()
-        self._alarm.stop()
-
-    def kick(self, peer: str) -> None:
-        """End the connections of a peer."""
-        for number, name in list(self._peers.items()):
-            if name == peer:
-                self._listener.clients[number].close(at_once=True)
+        super().close()
 
     def details(self) -> dict[str, Any]:
         """Line, who uses it, counters."""
@@ -122,12 +75,10 @@ class SerialService(DeviceService):
         self._hub.receive_line(data, self._clock())
         self._pump()
 
-    def _on_connect(self, client: TcpClient) -> None:
-        peer = self._peer_at(client.address)
-        if peer is None:
-            client.close(at_once=True)
-            return
-        self._peers[client.number] = peer.name
+    def _on_drained(self) -> None:
+        self._set_reading()
+
+    def _on_peer(self, client: TcpClient, peer: Peer) -> None:
         self._hub.connect(client.number, peer, self._clock())
         self._pump()
         self._set_reading()
@@ -137,8 +88,7 @@ class SerialService(DeviceService):
         self._pump()
         self._set_reading()
 
-    def _on_lost(self, client: TcpClient) -> None:
-        self._peers.pop(client.number, None)
+    def _on_gone(self, client: TcpClient) -> None:
         handle = self._probes.pop(client.number, None)
         if handle is not None:
             handle.cancel()
