@@ -12,6 +12,7 @@ from agent.ike import certificates
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
 from agent.wire.codes import IdType, NotifyType
+from agent.wire.redirect import GatewayId
 
 if TYPE_CHECKING:
     from agent.datagram import Path
@@ -91,6 +92,22 @@ class Authority:
         if request.notify(NotifyType.ME_MEDIATION) is not None:
             return ()
         return self._requests
+
+    def first_contact(self, path: Path) -> GatewayId | None:
+        """Where a client is sent that comes along `path` for the first time (RFC 5685 §4)."""
+        server = self.server
+        if server is None or path.local.ip not in server.anycast:
+            return None
+        return GatewayId.of_host(server.host)
+
+    def may_call(self, caller: Identification, called: Identification) -> bool:
+        """Whether the mediation server relays, where `called` has no list of its own."""
+        server = self.server
+        known = server.peers.get(called.key) if server is not None else None
+        caller_entry = server.peers.get(caller.key) if server is not None else None
+        return (
+            known is not None and caller_entry is not None and called.key in caller_entry.may_call
+        )
 
     def _mediated(self, server: ServerEntry, remote_id: Identification) -> Peer | None:
         known = server.peers.get(remote_id.key)

@@ -5,17 +5,16 @@ until `next_timeout()` at most, call `handle_timer`. Datagrams here are UDP payl
 on the wire: the non-ESP marker (RFC 3948 §2.2) is put on and taken off in this file, by the port
 of the local socket: 500 goes without.
 
-Longer than the soft limit: it is one switch between the rooms, and its indexes.
+Longer than the soft limit: each verb is short, but they are many, and one contract holds for all.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from agent.datagram import Address, Dropped, Path, Received, Transmit
-from agent.engine import keylog
+from agent.datagram import Address, Path, Received, Transmit
 from agent.engine.authority import Authority
 from agent.engine.connection import Connection
 from agent.engine.enrolment import EnrolmentExtension, enrol
@@ -23,47 +22,41 @@ from agent.engine.events import (
     Enrolled,
     Event,
     MediatorChanged,
-    Notice,
     Output,
     Packets,
     PeerChanged,
 )
 from agent.engine.inner_offload import InnerOffload
+from agent.engine.paths import KIND as KEEPALIVE
+from agent.engine.paths import Paths
 from agent.engine.registration import Registration
-from agent.engine.sentences import REPLACED_OFTEN
-from agent.engine.translate import esp_parameters
-from agent.ike import events as ike_events
+from agent.engine.roster import Key, Roster
+from agent.engine.switch import Switch
 from agent.ike.crash import Tokens
 from agent.ike.redirect import gateway_factory
 from agent.ike.table import Ike, IkeSettings
 from agent.ipsec import DataPlane, Offload
-from agent.mediation import events as me
 from agent.mediation.connect_id import responder_factory
-from agent.mediation.identity import accept_hash
 from agent.mediation.settings import MediationSettings
 from agent.status import EngineStatus, ServerStatus
 from agent.timers import NO_DATE, Schedule, WallTime
 from agent.wire.codes import ExchangeType
-from agent.wire.esp import KEEPALIVE, NON_ESP_MARKER, Kind, classify
+from agent.wire.esp import NON_ESP_MARKER, Kind, classify
 from agent.wire.redirect import GatewayId, Successor
 
 if TYPE_CHECKING:
     from agent.engine.entries import Enrol, MediatorEntry, MediatorPlace, PeerEntry, ServerEntry
-    from agent.engine.redirection import Redirection
-    from agent.ike.extension import Extension
+    from agent.ike.extension import Extension, Factory
     from agent.ike.sa import IkeSa
     from agent.ike.tickets import Tickets
     from agent.mediation.server import MediationServer
     from agent.wire.message import Message
-    from agent.wire.payloads import Identification, Payload
+    from agent.wire.payloads import Payload
     from agent.wire.proposals import Proposal
 
 Random = Callable[[int], bytes]
-Key = tuple[str, str]
-K = TypeVar("K")
 
 IKE_PORT = 500
-KEEPALIVE_SECONDS = 20.0  # RFC 3948 §4: below the 30 s after which bad NATs forget UDP
 LOOK_AROUND_SECONDS = 2.0  # a link that comes up makes half a dozen changes within it
 _ZERO_SPIS = bytes(16)
 
@@ -96,14 +89,10 @@ class Engine:
         self._random = random
         self._outputs: deque[Output] = deque()
         self._schedule: Schedule[Key] = Schedule()
-        self._keepalives: dict[int, Path] = {}
-        self._registrations: dict[str, Registration] = {}
-        self._connections: dict[str, Connection] = {}
-        # Indexes, so that what an event costs does not depend on how many peers there are.
-        self._by_pseudonym: dict[tuple[int, bytes], list[Connection]] = {}
-        self._by_ike_id: dict[int, Connection] = {}
-        self._by_path: dict[Path, int] = {}
-        self._paths: dict[int, Path] = {}
+        self._roster = roster = Roster()
+        self._registrations, self._connections = roster.registrations, roster.connections
+        self._paths = Paths(self._schedule)
+        self._by_path = self._paths.by_path
         self._changed: set[Key] = set()
         self._local: tuple[Address, ...] = ()
         self._look_around_from = 0.0
@@ -114,7 +103,6 @@ class Engine:
         self._enrol = enrol
         # Writing packets that lack their checksum takes a TUN device with vnet headers.
         self._inner_offload = InnerOffload() if offload is not None and offload.vnet else None
-        self._key_log = key_log
         self._ike = Ike(
             pad=self._authority,
             random=random,
@@ -122,16 +110,21 @@ class Engine:
             wall=wall,
             tokens=Tokens(restart_secret) if restart_secret is not None else None,
             tickets=tickets,
-            first_contact=self._first_contact,
-            responder_extensions=(
-                self._server_extension,
-                gateway_factory(self._elsewhere),
-                responder_factory(lambda: [r.client for r in self._registrations.values()]),
-                lambda sa, message: EnrolmentExtension(self._on_enrol),
-                lambda sa, message: self._inner_offload,
-            ),
+            first_contact=self._authority.first_contact,
+            responder_extensions=self._responder_extensions(),
         )
         self._plane = DataPlane(random=random, offload=offload, mtu=mtu)
+        self._switch = Switch(
+            self._ike,
+            self._plane,
+            self._roster,
+            self._paths,
+            inner_offload=self._inner_offload,
+            dropped=self.dropped,
+            transmit=self._transmit,
+            emit=self._emit,
+            key_log=key_log,
+        )
 
     # --- what the machine is told -------------------------------------------------------------
 
@@ -140,7 +133,7 @@ class Engine:
         from agent.mediation.server import MediationServer  # few machines are one
 
         self._server = MediationServer(
-            random=self._random, settings=self._mediation_settings, allowed=self._may_call
+            random=self._random, settings=self._mediation_settings, allowed=self._authority.may_call
         )
         self._server.bind(self._ike)
         self._authority.server = entry
@@ -162,24 +155,27 @@ class Engine:
             registration = self._registrations.pop(name)
             registration.stop(now)
             self._schedule.set(("mediator", name), None)
-        for name, entry in wanted.items():
-            if name not in self._registrations:
-                from agent.mediation.client import MediationClient  # a mere mediator needs none
-
-                client = MediationClient(
-                    name=name,
-                    random=self._random,
-                    settings=self._mediation_settings,
-                    accepts=self._accepts,
-                    answers=self._answers,
-                )
-                client.bind(self._ike)
-                client.set_local_endpoints(self._local)
-                registration = Registration(entry, client, self._ike, self._random, self._emit)
-                self._registrations[name] = registration
-                self._tell_accepts(registration, now)
-                registration.start(now)
+        for entry in wanted.values():
+            if entry.name not in self._registrations:
+                self._register(entry, now)
         self._settle(now)
+
+    def _register(self, entry: MediatorEntry, now: float) -> None:
+        from agent.mediation.client import MediationClient  # a mere mediator needs none
+
+        client = MediationClient(
+            name=entry.name,
+            random=self._random,
+            settings=self._mediation_settings,
+            accepts=self._roster.accepts,
+            answers=lambda pseudonym, connect_id: self._roster.accepts(pseudonym),
+        )
+        client.bind(self._ike)
+        client.set_local_endpoints(self._local)
+        registration = Registration(entry, client, self._ike, self._random, self._emit)
+        self._registrations[entry.name] = registration
+        self._tell_accepts(registration, now)
+        registration.start(now)
 
     def set_peers(self, entries: Sequence[PeerEntry], now: float) -> None:
         """All peers that are known; connections with others end."""
@@ -198,13 +194,10 @@ class Engine:
             self._plane.set_grants(name, entry.grants)
             if name not in self._connections:
                 self._connections[name] = Connection(
-                    entry, self._registration_of(name), self._ike, self._random, self._emit,
+                    entry, self._roster.registration_of(name), self._ike, self._random, self._emit,
                     (self._inner_offload,) if self._inner_offload is not None else (),
                 )  # fmt: skip
-        self._by_pseudonym.clear()
-        for connection in self._connections.values():
-            if (pseudonym := connection.entry.pseudonym) is not None:
-                self._by_pseudonym.setdefault(pseudonym.key, []).append(connection)
+        self._roster.index_pseudonyms()
         self._tell_authority()
         for registration in self._registrations.values():
             self._tell_accepts(registration, now)
@@ -242,7 +235,7 @@ class Engine:
             registration.hurry(now)
             if registration.ike_id is not None:
                 self._ike.check_liveness(registration.ike_id, now)
-        for ike_id in self._paths:
+        for ike_id in self._paths.ike_ids():
             self._ike.check_liveness(ike_id, now)
         for connection in self._connections.values():
             connection.hurry(now)
@@ -282,13 +275,13 @@ class Engine:
 
     def resolved(self, key: Key, paths: Sequence[Path], now: float) -> None:
         """The answer to `ResolveWanted`: where to, and from where."""
-        if (target := self._resolving(key)) is not None:
+        if (target := self._roster.resolving(key)) is not None:
             target.on_resolved(paths, now)
         self._settle(now)
 
     def not_resolved(self, key: Key, sentence: str, now: float) -> None:
         """The other answer to `ResolveWanted`."""
-        if (target := self._resolving(key)) is not None:
+        if (target := self._roster.resolving(key)) is not None:
             target.on_not_resolved(sentence, now)
         self._settle(now)
 
@@ -331,8 +324,9 @@ class Engine:
         for kind, name in self._schedule.expired(now):
             if kind == "look around":
                 self._look_around(now)
-            elif kind == "keepalive":
-                self._send_keepalive(int(name), now)
+            elif kind == KEEPALIVE:
+                if (keepalive := self._paths.keepalive(int(name), now)) is not None:
+                    self._outputs.append(keepalive)
             elif kind == "mediator" and name in self._registrations:
                 self._registrations[name].on_timer(now)
             elif kind == "peer" and name in self._connections:
@@ -437,153 +431,19 @@ class Engine:
         while busy:
             busy = False
             while (output := self._ike.poll_output()) is not None:
-                self._on_ike(output, now)
+                self._switch.on_ike(output, now)
                 busy = True
             for registration in [*self._registrations.values()]:
                 while (event := registration.client.poll_output()) is not None:
-                    self._on_client(registration, event, now)
+                    self._switch.on_client(registration, event, now)
                     busy = True
             if self._server is not None:
                 while self._server.poll_output() is not None:
                     busy = True
         for key in self._changed:  # each change of a deadline comes with an event
-            target = self._owner_of(key)
+            target = self._roster.owner_of(key)
             self._schedule.set(key, target.deadline if target is not None else None)
         self._changed.clear()
-
-    def _on_ike(self, output: ike_events.Output, now: float) -> None:
-        match output:
-            case Transmit():
-                self._transmit(output)
-            case Dropped(reason):
-                self.dropped[reason] += 1
-            case ike_events.InstallChildSa():
-                agreed = self._inner_offload.agreed if self._inner_offload is not None else ()
-                self._plane.install(esp_parameters(output, unsummed=output.ike_id in agreed), now)
-                self._log_keys(keylog.esp_lines, output)
-            case ike_events.IkeKeysDerived():
-                self._log_keys(keylog.ike_lines, output)
-            case ike_events.RemoveChildSa(spi_in=spi_in):
-                self._plane.remove(spi_in)
-            case ike_events.IkeSaEstablished():
-                self._on_established(output, now)
-            case ike_events.IkeSaClosed():
-                self._on_closed(output, now)
-            case ike_events.ChildSaEstablished(peer=name):
-                if name in self._connections:
-                    self._connections[name].on_child(output, now)
-            case ike_events.ChildSaRekeyed():
-                if (connection := self._owner(output.ike_id)) is not None:
-                    connection.on_child_replaced(output)
-            case ike_events.ChildSaClosed():
-                if (connection := self._owner(output.ike_id)) is not None:
-                    connection.on_child_closed(output, now)
-            case ike_events.PathChanged(ike_id=ike_id, path=path):
-                self._on_path_changed(ike_id, path)
-            case ike_events.ReauthenticationDue(ike_id=ike_id):
-                if (connection := self._owner(ike_id)) is not None:
-                    connection.reauthenticate(ike_id, now)
-                for registration in self._registrations.values():
-                    if registration.ike_id == ike_id:
-                        registration.restart(now)
-            case ike_events.Redirected(peer=name):
-                for registration in self._registrations.values():
-                    registration.on_redirected(output, now)
-                if name in self._connections:
-                    self._connections[name].on_redirected(output, now)
-            case ike_events.IkeSaUnanswered(ike_id=ike_id):
-                self._on_unanswered(ike_id, now)
-            case ike_events.IkeSaRekeyed():
-                pass
-
-    def _on_client(self, registration: Registration, event: me.ClientOutput, now: float) -> None:
-        match event:
-            case Transmit():
-                self._transmit(event)
-            case Dropped(reason):
-                self.dropped[reason] += 1
-            case me.Registered():
-                registration.on_registered(event.ike_id, event.reflexive, now)
-                for connection in self._connections.values():
-                    if connection.entry.mediator == registration.entry.name:
-                        connection.on_registered(now)
-            case me.ReflexiveChanged():
-                registration.on_reflexive(event.reflexive, now)
-            case me.RegistrationLost(reason=me.RegistrationLoss.NO_MEDIATOR):
-                registration.on_refused("this server does no mediation; is the address right?", now)
-            case me.ConnectProgress():
-                if (calling := self._calling(event)) is not None:
-                    calling.on_progress(event.connect_id, event.stage, now)
-            case me.PathFound(is_initiator=True):
-                if (calling := self._calling(event)) is not None:
-                    calling.on_path_found(event.connect_id, event.path, now)
-            case me.ConnectFailed():
-                if (calling := self._calling(event)) is not None:
-                    calling.on_connect_failed(event, now)
-            case me.PeerOnline():
-                for connection in self._by_pseudonym.get(event.pseudonym.key, ()):
-                    connection.on_registered(now)
-            case _:
-                pass
-
-    def _on_established(self, event: ike_events.IkeSaEstablished, now: float) -> None:
-        if event.behind_nat:
-            self._keepalives[event.ike_id] = event.path
-            key = ("keepalive", str(event.ike_id))
-            self._schedule.set(key, now + KEEPALIVE_SECONDS)
-        connection = self._connections.get(event.peer)
-        if connection is not None:
-            self._by_ike_id[event.ike_id] = connection
-            self._note_path(event.ike_id, event.path)
-            connection.on_established(event, now)
-
-    def _on_closed(self, event: ike_events.IkeSaClosed, now: float) -> None:
-        self._keepalives.pop(event.ike_id, None)
-        self._schedule.set(("keepalive", str(event.ike_id)), None)
-        self._by_ike_id.pop(event.ike_id, None)
-        self._note_path(event.ike_id, None)
-        for registration in self._registrations.values():
-            registration.on_closed(event, now)
-        connection = self._connections.get(event.peer)
-        if connection is not None:
-            refused = event.reason is ike_events.CloseReason.AUTHENTICATION_FAILED
-            if refused and not connection.owns(event.ike_id) and connection.refused(now):
-                self._emit(Notice(text=f"{event.peer} was not let in: {event.detail}"))
-            connection.on_closed(event, now)
-            if event.reason is ike_events.CloseReason.REPLACED and connection.was_replaced(now):
-                self._emit(Notice(text=f"{event.peer}: {REPLACED_OFTEN}"))
-
-    def _log_keys(self, lines: Callable[[K], Iterable[str]], output: K) -> None:
-        if self._key_log is not None:
-            for line in lines(output):
-                self._key_log(line)
-
-    def _on_path_changed(self, ike_id: int, path: Path) -> None:
-        self._plane.set_path(ike_id, path)
-        if ike_id in self._keepalives:
-            self._keepalives[ike_id] = path
-        if (connection := self._owner(ike_id)) is not None:
-            self._note_path(ike_id, path)
-            connection.on_path_changed(path)
-
-    def _on_unanswered(self, ike_id: int, now: float) -> None:
-        """A peer does not answer: its NAT or ours may have a new mapping (THREATS 36)."""
-        if (connection := self._owner(ike_id)) is None:
-            return
-        registration = self._registrations.get(connection.entry.mediator)
-        if registration is not None and registration.ike_id is not None:
-            # If it was ours, the mediator does not reach us either until it has heard from us.
-            self._ike.check_liveness(registration.ike_id, now)
-        connection.on_unanswered(now)
-
-    def _note_path(self, ike_id: int, path: Path | None) -> None:
-        """Which IKE SA is used with `path`, to know whose traffic goes there."""
-        before = self._paths.pop(ike_id, None)
-        if before is not None and self._by_path.get(before) == ike_id:
-            del self._by_path[before]
-        if path is not None:
-            self._paths[ike_id] = path
-            self._by_path[path] = ike_id
 
     def _on_enrol(self, name: str, data: bytes) -> bytes | None:
         """N(HG_ENROLL) from an authenticated peer: only the invited may."""
@@ -598,75 +458,33 @@ class Engine:
             output = Transmit(output.path, NON_ESP_MARKER + output.data)
         self._outputs.append(output)
 
-    def _send_keepalive(self, ike_id: int, now: float) -> None:
-        path = self._keepalives.get(ike_id)
-        if path is not None:
-            self._outputs.append(Transmit(path, KEEPALIVE))
-            self._schedule.set(("keepalive", str(ike_id)), now + KEEPALIVE_SECONDS)
-
     def _expire(self, now: float) -> None:
         for spi_in, hard in self._plane.expiring():
             self._ike.expire_child(spi_in, hard, now)
             self._settle(now)
 
+    def _responder_extensions(self) -> tuple[Factory, ...]:
+        """What is made for an IKE SA that somebody else begins."""
+        return (
+            self._server_extension,
+            gateway_factory(self._elsewhere),
+            responder_factory(lambda: [r.client for r in self._registrations.values()]),
+            lambda sa, message: EnrolmentExtension(self._on_enrol),
+            lambda sa, message: self._inner_offload,
+        )
+
     def _server_extension(self, sa: IkeSa, message: Message | None) -> Extension | None:
         return self._server.factory(sa, message) if self._server is not None else None
 
-    def _first_contact(self, path: Path) -> GatewayId | None:
-        server = self._authority.server
-        if server is None or path.local.ip not in server.anycast:
-            return None
-        return GatewayId.of_host(server.host)
-
     def _elsewhere(self, sa: IkeSa) -> Sequence[Payload]:
         return self._server.elsewhere(sa) if self._server is not None else ()
-
-    def _owner(self, ike_id: int) -> Connection | None:
-        return self._by_ike_id.get(ike_id)
-
-    def _calling(
-        self, event: me.ConnectProgress | me.PathFound | me.ConnectFailed
-    ) -> Connection | None:
-        called = self._by_pseudonym.get(event.pseudonym.key, ())
-        return next((c for c in called if c.connect_id == event.connect_id), None)
-
-    def _owner_of(self, key: Key) -> Registration | Connection | None:
-        kind, name = key
-        if kind.startswith("mediator"):
-            return self._registrations.get(name)
-        return self._connections.get(name)
-
-    def _resolving(self, key: Key) -> Registration | Connection | Redirection | None:
-        owner = self._owner_of(key)
-        if owner is None or " redirect" not in key[0]:
-            return owner
-        return owner.redirection if owner.redirection.key == key else None
 
     def _leaves_from(self, ike_id: int, addresses: set[bytes]) -> bool:
         sa = self._ike.sa(ike_id)
         return sa is not None and sa.path.local.ip in addresses
 
-    def _registration_of(self, name: str) -> Callable[[], Registration | None]:
-        return lambda: self._registrations.get(self._connections[name].entry.mediator)
-
-    def _may_call(self, caller: Identification, called: Identification) -> bool:
-        server = self._authority.server
-        known = server.peers.get(called.key) if server is not None else None
-        caller_entry = server.peers.get(caller.key) if server is not None else None
-        return (
-            known is not None and caller_entry is not None and called.key in caller_entry.may_call
-        )
-
-    def _accepts(self, pseudonym: Identification) -> bool:
-        return pseudonym.key in self._by_pseudonym
-
-    def _answers(self, pseudonym: Identification, connect_id: bytes) -> bool:
-        return self._accepts(pseudonym)
-
     def _tell_authority(self) -> None:
         self._authority.set_peers([c.entry for c in self._connections.values()])
 
     def _tell_accepts(self, registration: Registration, now: float) -> None:
-        entries = [c.entry for c in self._connections.values()]
-        hashes = frozenset(accept_hash(e.pseudonym) for e in entries if e.pseudonym is not None)
-        registration.client.set_accepts(hashes, now)
+        registration.client.set_accepts(self._roster.accept_hashes(), now)

@@ -285,7 +285,7 @@ def test_without_a_key_log_no_line_is_made(monkeypatch):
     monkeypatch.setattr(keylog, "ike_lines", no)
     monkeypatch.setattr(keylog, "esp_lines", no)
     box = Box("a")
-    box.engine._on_ike(derived(EncryptionId.ENCR_AES_GCM_16, 128, 0), 0.0)
+    box.engine._switch.on_ike(derived(EncryptionId.ENCR_AES_GCM_16, 128, 0), 0.0)
     with_log = Box("b", key_log=list[str]().append)
     with pytest.raises(AssertionError, match="a line"):
-        with_log.engine._on_ike(derived(EncryptionId.ENCR_AES_GCM_16, 128, 0), 0.0)
+        with_log.engine._switch.on_ike(derived(EncryptionId.ENCR_AES_GCM_16, 128, 0), 0.0)

@@ -185,7 +185,8 @@ class Unscanned(dict):
 def test_what_an_event_costs_does_not_depend_on_the_number_of_peers():
     scene = Scene().registered()
     for machine in (scene.operator, scene.gateway):
-        machine.engine._connections = Unscanned(machine.engine._connections)
+        unscanned = Unscanned(machine.engine._connections)
+        machine.engine._connections = machine.engine._roster.connections = unscanned
     scene.connect()
     scene.run(2)
     packet = echo(scene.operator.address, scene.gateway.address)
@@ -201,7 +202,7 @@ def test_what_an_event_costs_does_not_depend_on_the_number_of_peers():
     scene.run(1)
     assert scene.gateway.engine._connections["laptop"].ike_id is None
     for machine in (scene.operator, scene.gateway):  # nothing is left in the indexes
-        assert not machine.engine._by_ike_id
+        assert not machine.engine._roster.by_ike_id
         assert not machine.engine._by_path
         assert not machine.engine._paths
 
