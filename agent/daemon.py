@@ -1,7 +1,8 @@
 """The composition root and the only driver: sockets, TUN, one timer, outputs → I/O.
 
 Nothing is decided here that another room can decide; commands are in `agent.commands`, what is kept
-on disk in `agent.house`.
+on disk in `agent.house`, routes and inner addresses in `agent.tunnels`. A little longer than the
+soft limit: what is left is one loop, and each of its callbacks is short.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from agent.io.resolve import resolve
 from agent.io.tun import Tun
 from agent.io.udp import UdpSocket
 from agent.ipsec import Offload
+from agent.tunnels import Tunnels, str_address
 
 if TYPE_CHECKING:
     from agent.bridge.grants import Peer as BridgePeer
@@ -76,17 +78,10 @@ class Daemon:
         self._armed: float | None = None
         self._sockets: dict[tuple[int, int], UdpSocket] = {}
         self._waiting: set[UdpSocket] = set()
-        self._tunnels: dict[str, TunnelUp] = {}
         self._netlink = Netlink()
         self._watch = NetlinkWatch()
         self.tun: Tun | None = None
-        self._device = 0  # interface index of the TUN device
-        self._own = [  # inner addresses of this machine
-            (house.keys.address, 128),
-            *map(_with_length, house.config.addresses),
-        ]
-        if (own_ipv4 := house.config.own_ipv4) is not None:
-            self._own.append((own_ipv4, 32))
+        self.tunnels = Tunnels(self._netlink, house.keys.address, house.config)
         self.port = 0
         self._open()
         self._tickets = self._tickets_of_a_server()
@@ -154,8 +149,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
-        for name in tuple(self._tunnels):
-            self._route(TunnelDown(name=name))
+        self.tunnels.close()
         for closing in (*self._sockets.values(), self._watch, self.tun):
             if closing is not None:
                 loop.remove_reader(closing.fileno())
@@ -193,29 +187,13 @@ class Daemon:
         self._drain()
 
     def peer_at(self, address: str) -> BridgePeer | None:
-        """Who is behind an inner address, as the SPD let it in."""
-        packed = Address.parse(address, 0).ip
-        for name, tunnel in self._tunnels.items():
-            if any(
-                len(ts.start) == len(packed) and ts.start <= packed <= ts.end
-                for ts in tunnel.remote_ts
-            ):
-                return self.house.bridge_peer(name)
-        return None
+        """Who is behind an inner address."""
+        name = self.tunnels.peer_at(address)
+        return self.house.bridge_peer(name) if name is not None else None
 
     def is_own(self, ip: bytes) -> bool:
         """Whether this machine has the address."""
         return any(a.ip == ip for a in self._netlink.addresses())
-
-    def inner_address(self, name: str) -> str | None:
-        """Where the services of a connected peer are; the IPv6 address, which proves its key."""
-        found = self.inner_addresses(name)
-        return str_address(max(found, key=len)) if found else None
-
-    def inner_addresses(self, name: str) -> list[bytes]:
-        """Every first address of what a connected peer has."""
-        tunnel = self._tunnels.get(name)
-        return [ts.start for ts in tunnel.remote_ts] if tunnel else []
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -224,11 +202,7 @@ class Daemon:
         self._open_sockets(config.port, with_ike_port=config.mediate is not None or config.direct)
         if config.needs_tun:
             self.tun = Tun(config.tun, config.mtu)
-            self._device = self._netlink.index(self.tun.name)
-            self._watch.ignore(self._device)
-            self._netlink_try(self._netlink.set_link, self._device, segments=self.tun.group)
-            for ip, length in self._own:
-                self._netlink.add_address(self._device, ip, length)
+            self.tunnels.attach(self.tun, self._watch)
 
     def _open_sockets(self, port: int, *, with_ike_port: bool) -> None:
         natt = UdpSocket(port)
@@ -295,7 +269,7 @@ class Daemon:
         addresses = [
             Address(a.ip, self.port)
             for a in self._netlink.addresses()
-            if a.index != self._device and usable(a.ip)
+            if a.index != self.tunnels.device and usable(a.ip)
         ]
         self.engine.set_local_addresses(addresses, monotonic())
 
@@ -354,7 +328,7 @@ class Daemon:
             case ResolveWanted():
                 self.spawn(self._resolve(event))
             case TunnelUp() | TunnelDown():
-                self._route(event)
+                self.tunnels.change(event)
             case MediatorChanged():
                 log.info("mediator %s: %s%s", event.name, event.state, _because(event.error))
             case MediatorMoved():
@@ -389,41 +363,6 @@ class Daemon:
             if source is not None:
                 paths.append(Path(Address(source, self.port), remote))
         self.drive(lambda now: self.engine.resolved(wanted.key, paths, now))
-
-    def _route(self, event: TunnelUp | TunnelDown) -> None:
-        before = self._tunnels.pop(event.name, None)
-        if isinstance(event, TunnelUp):
-            self._tunnels[event.name] = event
-        if self.tun is None:
-            return
-        after = self._tunnels.get(event.name)
-        always = {ip for ip, _ in self._own}
-        mine = set(before.addresses if before else ()) - always
-        assigned = set(after.addresses if after else ()) - always
-        for ip in assigned - mine:
-            self._netlink_try(self._netlink.add_address, self._device, ip, len(ip) * 8)
-        old, new = _prefixes(before), _prefixes(after)
-        for ip, length in new:
-            source = self._source(after, len(ip)) if after else None
-            self._netlink_try(self._netlink.add_route, ip, length, self._device, source=source)
-        for prefix in old:
-            if prefix not in new:
-                self._netlink_try(self._netlink.del_route, *prefix, self._device)
-        for ip in mine - assigned:
-            self._netlink_try(self._netlink.del_address, self._device, ip, len(ip) * 8)
-
-    def _source(self, tunnel: TunnelUp, size: int) -> bytes | None:
-        """The address of ours that the peer takes packets from; None where it must be another's."""
-        for ip in (*tunnel.addresses, *(ip for ip, _ in self._own)):
-            if len(ip) == size and any(ts.start <= ip <= ts.end for ts in tunnel.local_ts):
-                return ip
-        return None
-
-    def _netlink_try(self, verb: Callable[..., object], *arguments: object, **more: object) -> None:
-        try:
-            verb(*arguments, **more)
-        except OSError as error:
-            log.warning("%s: %s", verb.__name__.replace("_", " "), error)
 
     # --- what the engine asks -----------------------------------------------------------------
 
@@ -462,11 +401,6 @@ class Daemon:
             loop.add_signal_handler(number, self.stopping.set)
 
 
-def str_address(ip: bytes) -> str:
-    """As people write it."""
-    return Address(ip, 0).host
-
-
 def usable(ip: bytes) -> bool:
     """Whether a local address can be an endpoint: no loopback, no link-local address."""
     if len(ip) == 4:
@@ -476,19 +410,5 @@ def usable(ip: bytes) -> bool:
     )
 
 
-def _with_length(text: str) -> tuple[bytes, int]:
-    """Octets and prefix length of an `address/length` that the configuration has checked."""
-    host, _, length = text.partition("/")
-    ip = Address.parse(host, 0).ip
-    return ip, int(length or len(ip) * 8)
-
-
 def _because(error: str) -> str:
     return f" ({error})" if error else ""
-
-
-def _prefixes(tunnel: TunnelUp | None) -> list[tuple[bytes, int]]:
-    found: list[tuple[bytes, int]] = []
-    for selector in tunnel.remote_ts if tunnel else ():
-        found += selector.prefixes()
-    return list(dict.fromkeys(found))

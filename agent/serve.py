@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from agent.commands import Commands
 from agent.crypto.auth import key_text
-from agent.daemon import Daemon, str_address
+from agent.daemon import Daemon
 from agent.errors import TemporaryError
 from agent.house import House
 from agent.io.local import serve as serve_control
+from agent.tunnels import str_address
 from board import storage
 from board.watchdog import Notifier
 

@@ -13,9 +13,9 @@ from agent.commands.part import Events, Part, Send
 from agent.commands.points import Points
 from agent.control import check_request, event_line
 from agent.crypto.auth import key_text
-from agent.daemon import str_address
 from agent.errors import StorageError
 from agent.io.clock import monotonic
+from agent.tunnels import str_address
 from board.errors import BoardError
 
 if TYPE_CHECKING:

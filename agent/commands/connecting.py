@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from agent.commands.part import Events, Part, Send
-from agent.daemon import str_address
 from agent.engine.events import Event, MediatorChanged, PeerChanged
 from agent.errors import TemporaryError, UnavailableError
 from agent.io.clock import monotonic
+from agent.tunnels import str_address
 
 CONNECT_SECONDS = 60.0  # one attempt and a bit; then the person is told how it stands
 DEVICES_SECONDS = 3.5  # two retransmissions of a lost SYN; it is known without asking a slave
@@ -29,11 +29,11 @@ class Connecting(Part):
         async with Events(self.daemon) as events:
             self.daemon.drive(lambda now: self.daemon.engine.connect(peer, now))
             await self._until_up(peer, events, send, started)
-        inner = self.daemon.inner_addresses(peer)
+        inner = self.daemon.tunnels.inner_addresses(peer)
         answer = {
             "peer": peer,
             "seconds": round(monotonic() - started, 4),
-            "address": self.daemon.inner_address(peer),
+            "address": self.daemon.tunnels.inner_address(peer),
             "ipv4": next((str_address(ip) for ip in inner if len(ip) == 4), ""),
             "status": self.peer_status(peer),
         }
@@ -45,12 +45,12 @@ class Connecting(Part):
         from agent.forward import Forwards
         from agent.web.client import request_json
 
-        address = self.daemon.inner_address(peer)
+        address = self.daemon.tunnels.inner_address(peer)
         if address is None:
             raise UnavailableError(f"{peer}: it has no services of hearthgate's kind.")
         found = await request_json(address, "GET", "/api/devices", seconds=DEVICES_SECONDS)
         if self.daemon.forwards is None:
-            self.daemon.forwards = Forwards(self.daemon.inner_address)
+            self.daemon.forwards = Forwards(self.daemon.tunnels.inner_address)
         return await self.daemon.forwards.open(peer, found.get("devices", []))
 
     async def _until_up(self, peer: str, events: Events, send: Send, started: float) -> None:

@@ -68,7 +68,7 @@ class Points(Part):
         self.check_known(peer)
         if self.peer_status(peer)["state"] != "up":
             await self._connecting.on_connect(send, peer)
-        address = self.daemon.inner_address(peer)
+        address = self.daemon.tunnels.inner_address(peer)
         if address is None:
             raise UnavailableError(f"{peer}: it has no services of hearthgate's kind.")
         asking = request_json(address, method, path, body, seconds=seconds)
