@@ -140,6 +140,6 @@ class Authority:
 
 
 def _asks_the_server(context: tuple[Extension, ...]) -> bool:
-    from agent.mediation.server import ServerExtension  # loaded where there is a server
+    from agent.mediation.server_extension import ServerExtension  # loaded where there is a server
 
     return any(isinstance(extension, ServerExtension) for extension in context)

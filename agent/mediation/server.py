@@ -1,15 +1,13 @@
 """The mediation server: registrations, relaying of ME_CONNECT, callbacks (mediation.md §1, §2, §5).
 
 Peers that are online stand in a hash table by their authenticated identity: no lists, no names, no
-addresses beyond those of the IKE SA, nothing at rest. One `ServerExtension` per mediation
-connection is all that is kept for a peer; what few peers need is allocated when they need it.
+addresses beyond those of the IKE SA, nothing at rest. A peer is its `ServerExtension` there.
 
 Who may call whom: a peer that sent N(HG_ACCEPTS) is relayed only what comes from those on its list,
 for others (strongSwan) `allowed(caller, called)` decides, and without it nobody may. "Unknown",
 "offline", "not allowed" and "too many" are the same ME_CONNECT_FAILED.
 
 Left out: relaying of payload, and taking a pseudonym for anything but the identity that IKE proved.
-Longer than the soft limit: all of it is about the one table of those online.
 """
 
 from __future__ import annotations
@@ -18,9 +16,6 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from agent.ike import redirect
-from agent.ike.errors import NoAdditionalSas
-from agent.ike.events import CloseReason
-from agent.ike.extension import Extension
 from agent.ike.half_open import network_of
 from agent.mediation.budget import Bucket
 from agent.mediation.events import PeerGone, PeerRegistered, ServerEvent
@@ -29,108 +24,25 @@ from agent.mediation.messages import (
     BAD_SYNTAX,
     FAILED,
     ConnectMessage,
-    apply_accepts,
     decode_connect,
-    is_reflexive_question,
 )
-from agent.wire.codes import EndpointType, ExchangeType, NotifyType
-from agent.wire.mediation import MeEndpoint
-from agent.wire.payloads import NotifyPayload, SaPayload
+from agent.mediation.server_extension import ServerExtension
+from agent.wire.codes import ExchangeType, NotifyType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.ike.extension import Extension
     from agent.ike.sa import IkeSa
     from agent.ike.table import Ike
     from agent.mediation.drain import Drain
+    from agent.mediation.server_extension import Key
     from agent.mediation.settings import MediationSettings, Random
     from agent.wire.message import Message
     from agent.wire.payloads import Identification, Payload
 
-Key = tuple[int, bytes]
-
 _MAX_WAITING_FOR_ONE = 256
 """Callers that wait for one peer: a public pseudonym cannot be made to call back a crowd."""
-
-
-class ServerExtension(Extension):
-    """A mediation connection at the server; also what stands in the table of those online."""
-
-    __slots__ = (
-        "_server",
-        "accepts",
-        "bucket",
-        "identity",
-        "ike_id",
-        "network",
-        "questions",
-        "waits_for",
-    )
-
-    def __init__(self, server: MediationServer) -> None:
-        self._server = server
-        self.ike_id = 0
-        self.network = b""  # the /24 or /64 it came from, while it counts there
-        self.identity: Identification | None = None  # set once it is registered
-        self.accepts: frozenset[bytes] | None = None  # None: the peer never said
-        self.bucket: Bucket | None = None
-        self.questions: dict[bytes, tuple[Key, float]] | None = None  # relayed to it: c → caller
-        self.waits_for: dict[Key, float] | None = None  # whom it asked to be called back for
-
-    def on_attach(self, sa: IkeSa) -> None:
-        """See Extension."""
-        self.ike_id = sa.ike_id
-
-    def on_request(self, sa: IkeSa, message: Message, payloads: list[Payload], now: float) -> None:
-        """See Extension."""
-        match message.header.exchange:
-            case ExchangeType.IKE_SA_INIT | ExchangeType.IKE_SESSION_RESUME:
-                payloads.append(NotifyPayload(NotifyType.ME_MEDIATION))
-                payloads.append(NotifyPayload(NotifyType.HG_ACCEPTS))  # "I am of your kind"
-                return
-            case ExchangeType.IKE_AUTH if message.first(SaPayload) is not None:
-                raise NoAdditionalSas("a mediation connection has no Child SA")
-            case ExchangeType.IKE_AUTH if not self._server.has_room_for(sa):
-                raise NoAdditionalSas("there are too many registrations")
-            case ExchangeType.IKE_AUTH | ExchangeType.INFORMATIONAL:
-                if is_reflexive_question(message):
-                    seen = MeEndpoint.of(EndpointType.SERVER_REFLEXIVE, sa.path.remote)
-                    payloads.append(NotifyPayload(NotifyType.ME_ENDPOINT, seen.encode()))
-                self._take_accepts(message, now)
-
-    def _take_accepts(self, message: Message, now: float) -> None:
-        notifies = message.notifies(NotifyType.HG_ACCEPTS)
-        for notify in notifies:
-            before = len(self.accepts or ())
-            limit = self._server.accepts_limit(before)
-            self.accepts = apply_accepts(self.accepts, notify.data, limit)
-            self._server.accepted += len(self.accepts or ()) - before
-        if notifies and self.identity is not None:
-            self._server.on_accepts_changed(self, now)
-
-    def claims_exchange(self, exchange: int) -> bool:
-        """See Extension."""
-        return exchange == ExchangeType.ME_CONNECT
-
-    def handle_exchange(self, sa: IkeSa, message: Message, now: float) -> list[Payload]:
-        """See Extension."""
-        return self._server.on_connect_message(self, message, now)
-
-    def on_established(self, sa: IkeSa, now: float) -> None:
-        """See Extension."""
-        assert sa.remote_id is not None
-        if redirect.leaves(sa):
-            return
-        self._server.register(self, sa.remote_id, now, network_of(sa.path.remote))
-
-    def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
-        """See Extension."""
-        self._server.accepted -= len(self.accepts or ())
-        self.accepts = None
-        if self._server.drain is not None:
-            by_peer = reason is CloseReason.BY_PEER
-            self._server.drain.gone(self.ike_id, by_peer=by_peer)
-        self._server.unregister(self, now)
 
 
 class MediationServer:

@@ -14,7 +14,8 @@ from agent.mediation.client import MediationClient
 from agent.mediation.connect_id import ConnectIdExtension, responder_factory
 from agent.mediation.events import PathFound
 from agent.mediation.identity import accept_hash
-from agent.mediation.server import MediationServer, ServerExtension
+from agent.mediation.server import MediationServer
+from agent.mediation.server_extension import ServerExtension
 from agent.mediation.settings import MediationSettings
 from agent.wire.codes import IdType
 from agent.wire.mediation import is_check

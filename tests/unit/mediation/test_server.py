@@ -21,7 +21,8 @@ from agent.mediation.messages import (
     decode_connect,
     reflexive_question,
 )
-from agent.mediation.server import MediationServer, ServerExtension
+from agent.mediation.server import MediationServer
+from agent.mediation.server_extension import ServerExtension
 from agent.mediation.settings import MediationSettings
 from agent.wire.codes import EndpointType, ExchangeType, NotifyType
 from agent.wire.mediation import MeEndpoint
