@@ -117,22 +117,8 @@ def install(
     `nonces`: Ni, Nr of the exchange. `secrets`: of its own key exchange and of the additional ones
     together, empty where there was none.
     """
-    assert sa.protection is not None
-    assert sa.suite is not None
     assert sa.peer is not None
-    encr_length, integ_length = suite.key_lengths
-    keys = derive_child_keys(
-        sa.suite.prf,
-        sa.protection.sk_d,
-        shared=secrets[0],
-        ni=nonces[0],
-        nr=nonces[1],
-        encr_length=encr_length,
-        integ_length=integ_length,
-        additional=secrets[1],
-    )
-    of_initiator = (keys.encr_i, keys.integ_i)
-    of_responder = (keys.encr_r, keys.integ_r)
+    of_initiator, of_responder = _keys(sa, suite, nonces, secrets)
     keys_out, keys_in = (
         (of_initiator, of_responder) if is_initiator else (of_responder, of_initiator)
     )
@@ -163,6 +149,26 @@ def install(
             use_at_once=is_initiator,
         )
     )
+
+
+def _keys(
+    sa: IkeSa, suite: Suite, nonces: tuple[bytes, bytes], secrets: tuple[bytes, bytes]
+) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """Encryption and integrity keys of the initiator and of the responder (RFC 7296 §2.17)."""
+    assert sa.protection is not None
+    assert sa.suite is not None
+    encr_length, integ_length = suite.key_lengths
+    keys = derive_child_keys(
+        sa.suite.prf,
+        sa.protection.sk_d,
+        shared=secrets[0],
+        ni=nonces[0],
+        nr=nonces[1],
+        encr_length=encr_length,
+        integ_length=integ_length,
+        additional=secrets[1],
+    )
+    return (keys.encr_i, keys.integ_i), (keys.encr_r, keys.integ_r)
 
 
 def arm(sa: IkeSa, child: ChildSa, now: float) -> None:

@@ -8,6 +8,8 @@ Inbound: SPI, replay, ICV, padding, next header, selectors and grants of the SA 
 (RFC 4301 §5.2), then the TUN device. Outbound: the newest tunnel whose selectors cover the packet.
 Left out: bypass and discard policies of one's own (what no tunnel covers is dropped), ECN and DSCP
 copying (the outer header belongs to the socket), fragmentation (the answer is packet-too-big).
+Both directions in one file, longer than the soft limit: they share the SAs, and a packet that
+comes alone would pay for each object that its batch is handed through.
 """
 
 from __future__ import annotations
