@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from agent.cli.ask import print_json
 from agent.operations import sandbox
-from agent.operations.lab import Lab, remove_kept, remove_stale
+from agent.operations.leftovers import remove_kept, remove_stale
 
 if TYPE_CHECKING:
     import argparse
     from typing import TextIO
+
+    from agent.operations.lab import Lab
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,11 @@ Needs root, or a user namespace of its own (see sandbox.py), `ip` and `nft`.
 Left out: delay and loss (the kernel may have no netem; tests/lab has a NAT in userspace).
 """
 
-# ruff: noqa: S603, S607
+# ruff: noqa: S603
 # The arguments are this module's own or the developer's, and `ip` stands where the system has it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -25,25 +24,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agent.errors import PlatformError
-from agent.operations.processes import end_children, end_processes, inode_of, start_ticks
+from agent.operations.leftovers import KEPT, MARK, NETNS, own_tag, remove, remove_stale
+from agent.operations.processes import end_children
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
-
-NETNS = Path("/run/netns")
-KEPT = "kept"
-"""A file of this name in a laboratory's folder says that it outlives its process on purpose."""
 
 PUBLIC = "203.0.113"
 """The public segment (TEST-NET-3 of RFC 5737)."""
 PUBLIC6 = "2001:db8:113:"
 """The same for IPv6 (documentation prefix of RFC 3849)."""
 
-MARK = "HEARTHGATE_LAB"
-"""In the environment of every process that a laboratory starts: the laboratory's folder."""
-
-_OWNER = re.compile(r"^hg-([0-9a-z]+)-([0-9a-z]+)-")
 _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,20}$")
 
 NAT_RULES = """
@@ -135,7 +127,7 @@ class Lab:
 
     def __init__(self, label: str = "") -> None:
         remove_stale()
-        self.owner = _own_tag()
+        self.owner = own_tag()
         self._prefix = f"hg-{self.owner}-{label}{'-' if label else ''}"
         self._count = 0
         self.namespaces: dict[str, Namespace] = {}
@@ -240,7 +232,7 @@ class Lab:
             return
         # A child that has only just been started need not be in its namespace yet: by pid first.
         end_children([child for host in self.namespaces.values() for child in host.children])
-        _remove([host.full for host in self.namespaces.values()], [self.folder])
+        remove([host.full for host in self.namespaces.values()], [self.folder])
         self.namespaces.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -311,71 +303,6 @@ def check_can_build() -> None:
             host.run(["ip", "tuntap", "add", "probe0", "mode", "tun"])
         except PlatformError as error:
             raise PlatformError(f"There are no TUN devices here: {error}") from error
-
-
-def remove_stale() -> list[str]:
-    """Remove laboratories whose process is gone (crash, kill); returns namespaces and folders."""
-    return _remove_owned(lambda owner: not _is_alive(owner) and not _is_kept(owner))
-
-
-def remove_kept(owner: str = "") -> list[str]:
-    """Remove laboratories that were kept on purpose (of one `Lab.owner`, or all); the same."""
-    return _remove_owned(lambda tag: _is_kept(tag) and owner in ("", "-".join(tag)))
-
-
-def _remove_owned(condition: Callable[[tuple[str, str]], bool]) -> list[str]:
-    names = [entry.name for entry in NETNS.iterdir()] if NETNS.is_dir() else []
-    chosen = [n for n in names if (m := _OWNER.match(n)) and condition((m[1], m[2]))]
-    folders = [f for f in _folders("*") if (m := _OWNER.match(f.name)) and condition((m[1], m[2]))]
-    if chosen or folders:
-        _remove(chosen, folders)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    return [*chosen, *map(str, folders)]
-
-
-def _remove(names: Sequence[str], folders: Sequence[Path]) -> None:
-    """End what runs in the namespaces or was started by these laboratories, delete the namespaces.
-
-    Both are asked for: a process may have left its namespace, and those of an ordinary user have
-    no name outside of the mount namespace that he got for them. Cannot fail.
-    """
-    inodes = {inode for name in names if (inode := inode_of(NETNS / name)) is not None}
-    end_processes(inodes, [f"{MARK}={folder}".encode() for folder in folders])
-    for name in names:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-
-
-def _folders(owner: str) -> list[Path]:
-    root = Path(tempfile.gettempdir())
-    found = []
-    for folder in root.glob(f"hg-{owner}-*"):
-        with contextlib.suppress(OSError):  # another laboratory may be taking it away right now
-            if folder.is_dir() and folder.stat().st_uid == os.getuid():
-                found.append(folder)
-    return found
-
-
-def _is_kept(owner: tuple[str, str]) -> bool:
-    return any((folder / KEPT).exists() for folder in _folders("-".join(owner)))
-
-
-def _own_tag() -> str:
-    pid = os.getpid()
-    return f"{_base36(pid)}-{_base36(start_ticks(pid) or 0)}"
-
-
-def _is_alive(owner: tuple[str, str]) -> bool:
-    pid, started = (int(part, 36) for part in owner)
-    return start_ticks(pid) == started
-
-
-def _base36(number: int) -> str:
-    digits = ""
-    while number or not digits:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-    return digits
 
 
 def _free_name(prefix: str, name: str) -> str:

@@ -27,7 +27,7 @@ from agent.engine.engine import Engine
 from agent.engine.events import Packets, ResolveWanted
 from agent.ike.events import InstallChildSa
 from agent.ike.states import IkeState
-from agent.operations.lab import NETNS
+from agent.operations.leftovers import NETNS
 from agent.wire.message import decode_header, decode_message, decode_payloads
 from agent.wire.payloads import Encrypted
 from tests.support.echoes import echo_reply, is_request

@@ -12,6 +12,7 @@ import pytest
 
 from agent.errors import PlatformError
 from agent.operations import lab as laboratory
+from agent.operations import leftovers
 from agent.operations.lab import Lab, TwoNats
 from agent.operations.processes import start_ticks
 
@@ -44,7 +45,7 @@ def test_closing_leaves_neither_process_nor_namespace_nor_folder():
         child = host.popen(["sleep", "600"])
         folder = lab.folder
     assert child.returncode is not None
-    assert not (laboratory.NETNS / host.full).exists()
+    assert not (leftovers.NETNS / host.full).exists()
     assert not folder.exists()
 
 
@@ -60,8 +61,8 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start():
         # Its own children live until the next start: nobody else would end them.
         owner.send_signal(signal.SIGKILL)
     wait_until_inside(pid)
-    laboratory.remove_stale()
-    assert not (laboratory.NETNS / name).exists()
+    leftovers.remove_stale()
+    assert not (leftovers.NETNS / name).exists()
     assert not os.path.exists(folder)
     assert start_ticks(int(pid)) is None
 
@@ -89,7 +90,7 @@ def test_an_interruption_while_a_host_is_made_leaves_nothing(monkeypatch):
     with pytest.raises(KeyboardInterrupt), Lab() as lab:
         lab.namespace("host")
     assert made
-    assert not (laboratory.NETNS / made[0]).exists()
+    assert not (leftovers.NETNS / made[0]).exists()
 
 
 def test_a_kept_laboratory_stays_until_it_is_removed_on_purpose():
@@ -98,9 +99,9 @@ def test_a_kept_laboratory_stays_until_it_is_removed_on_purpose():
     lab.keep()
     try:
         lab.close()
-        laboratory.remove_stale()
-        assert (laboratory.NETNS / host.full).exists()
+        leftovers.remove_stale()
+        assert (leftovers.NETNS / host.full).exists()
     finally:
-        removed = laboratory.remove_kept(lab.owner)
+        removed = leftovers.remove_kept(lab.owner)
     assert host.full in removed
     assert not lab.folder.exists()
