@@ -1,4 +1,7 @@
-"""One peer: the way from "wanted" to a tunnel, and back to it after whatever happens."""
+"""One peer: the way from "wanted" to a tunnel, and back to it after whatever happens.
+
+Longer than the soft limit: one state machine, in which every event may come in every state.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from agent.engine.events import Event, PeerChanged, ResolveWanted, TunnelDown, T
 from agent.engine.redirection import Place, Redirection
 from agent.engine.registration import Registration
 from agent.engine.registration import State as RegistrationState
+from agent.engine.sas import Sas
 from agent.engine.sentences import connect_failed, peer_closed
 from agent.ike.events import CloseReason
 from agent.ike.redirect import RedirectClient
@@ -58,11 +62,7 @@ class State(StrEnum):
 
 
 class Connection:
-    """Drives one peer. `deadline` is polled by the engine.
-
-    `_sas` are the established IKE SAs with their Child SAs (SPIs inbound), the newest last: two
-    for a moment when both sides began at once or one of them restarted; ike decides which goes.
-    """
+    """Drives one peer. `deadline` is polled by the engine."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Connection:
         self.wanted = entry.wanted
         self.connect_id: bytes | None = None
         self.deadline: float | None = None
-        self._sas: dict[int, set[bytes]] = {}
+        self._sas = Sas()
         self._attempt: int | None = None
         self._has_tunnel = False
         self._registration = registration
@@ -94,7 +94,6 @@ class Connection:
         self._replaced: list[float] = []
         self._doubtful = False  # up, but nothing comes back
         self._candidates: list[Path] = []  # of a peer that is called directly
-        self._initiated: set[int] = set()
         self.redirection = Redirection(
             ("peer", entry.name),
             ike,
@@ -107,12 +106,12 @@ class Connection:
     @property
     def ike_id(self) -> int | None:
         """The newest IKE SA, else the attempt under way."""
-        return next(reversed(self._sas), self._attempt)
+        return self._attempt if (newest := self._sas.newest) is None else newest
 
     @property
     def children(self) -> list[bytes]:
         """SPIs of the Child SAs inbound."""
-        return sorted(spi for spis in self._sas.values() for spi in spis)
+        return self._sas.children
 
     def owns(self, ike_id: int) -> bool:
         """Whether this is an IKE SA of ours."""
@@ -120,7 +119,7 @@ class Connection:
 
     def was_replaced(self, now: float) -> bool:
         """Note that the other side put a newer SA in the place of one; True if it does so often."""
-        if self.ike_id in self._initiated:
+        if self._sas.is_initiated(self.ike_id):
             return False  # we called anew ourselves
         self._replaced = [at for at in self._replaced if now - at < FLAP_SECONDS] + [now]
         return len(self._replaced) == FLAP_COUNT
@@ -267,9 +266,7 @@ class Connection:
         elif event.ike_id == self._attempt:
             self.redirection.drop(now)
             self._attempt = None
-        if event.is_initiator:
-            self._initiated.add(event.ike_id)
-        self._sas[event.ike_id] = set()
+        self._sas.add(event.ike_id, initiated=event.is_initiator)
         registration = self._registration()
         if self.connect_id is not None and registration is not None and not event.is_initiator:
             registration.client.abandon(self.connect_id)
@@ -284,33 +281,30 @@ class Connection:
         """Packets can flow."""
         if event.ike_id not in self._sas:
             return
-        self._sas[event.ike_id].add(event.spi_in)
+        self._sas.add_child(event.ike_id, event.spi_in)
         self._has_tunnel = True
         self._emit(
             TunnelUp(
                 name=self.entry.name,
                 local_ts=event.local_ts,
                 remote_ts=event.remote_ts,
-                addresses=_within(event) if event.ike_id in self._initiated else (),
+                addresses=_within(event) if self._sas.is_initiated(event.ike_id) else (),
             )
         )
         self._to(State.UP, now, None)
 
     def on_child_replaced(self, event: ChildSaRekeyed) -> None:
         """A rekeying exchanged one Child SA for another."""
-        if (spis := self._sas.get(event.ike_id)) is not None:
-            spis.discard(event.old_spi_in)
-            spis.add(event.spi_in)
+        self._sas.replace_child(event.ike_id, event.old_spi_in, event.spi_in)
 
     def on_child_closed(self, event: ChildSaClosed, now: float) -> None:
         """One Child SA is gone; without any the IKE SA is of no use."""
-        spis = self._sas.get(event.ike_id)
-        if spis is None:
+        if event.ike_id not in self._sas:
             return
-        spis.discard(event.spi_in)
+        has_others = self._sas.remove_child(event.ike_id, event.spi_in)
         self._without_tunnel()
         going = event.reason is CloseReason.IKE_SA_CLOSED
-        if not spis and not going and self.entry.peer.child is not None:
+        if not has_others and not going and self.entry.peer.child is not None:
             self._ike.close(event.ike_id, now)
 
     def on_path_changed(self, path: Path) -> None:
@@ -322,8 +316,7 @@ class Connection:
         sentence = peer_closed(event.reason, event.detail)
         if self.redirection.on_closed(event, sentence, now) or not self.owns(event.ike_id):
             return
-        self._sas.pop(event.ike_id, None)
-        self._initiated.discard(event.ike_id)
+        self._sas.remove(event.ike_id)
         if event.ike_id == self._attempt:
             self._attempt = None
         self._without_tunnel()
@@ -429,7 +422,6 @@ class Connection:
         self.connect_id = None
         going = [*self._sas] if self._attempt is None else [*self._sas, self._attempt]
         self._sas.clear()
-        self._initiated.clear()
         self._attempt = None
         self._candidates = []
         self._doubtful = False
