@@ -1,4 +1,8 @@
-"""Configuration, keys and learnt peers → what the engine is told. Pure."""
+"""Configuration, keys and learnt peers → what the engine is told. Pure.
+
+A little longer than the soft limit: functions without state, and one kind of entry each; peers need
+the names that their mediators got.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,9 @@ Nothing here is authenticated. As initiator, an error only shortens the time tha
 for a better answer; COOKIE and INVALID_KE_PAYLOAD are followed, a bounded number of times. As
 responder, nothing is kept before the request is acceptable (and brings a COOKIE, when there are
 many), and no answer is much longer than its request.
+
+A little longer than the soft limit, as one exchange is one file here: what one side sends is what
+the other one checks.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 RFC 7296 §2.4 (INITIAL_CONTACT), §2.5 (versions), §2.6, §2.21.4. Lookups are in tables keyed by
 octets and one heap holds a deadline for each SA, so what a packet costs does not depend on how many
 SAs there are.
+
+A little longer than the soft limit: verbs of a few lines each, over tables that have to agree.
 """
 
 from __future__ import annotations
