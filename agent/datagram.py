@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from agent.records import record
 
 
 class Address(NamedTuple):
@@ -59,7 +60,7 @@ class Received(NamedTuple):
     segment: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Dropped:
     """A datagram that was not accepted: one short word for the counter, nothing more."""
 

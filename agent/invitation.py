@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import base64
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
 from cryptography.hazmat.primitives import hashes, hmac
 
 from agent.crypto.auth import PublicKey, SigningKey
 from agent.errors import InputError
+from agent.records import record
 
 PREFIX = "hg1:"
 SEED_LENGTH = 16
@@ -33,7 +34,7 @@ _ENROLL_VERSION = 1
 _ENROLL = struct.Struct("!B32s32s64s64s")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Invitation:
     """What the line says. Keys are 32 octets; `expires` is seconds since 1970."""
 
@@ -112,7 +113,7 @@ def decode_invitation(line: str) -> Invitation:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Enrolment:
     """The lasting public keys of the invited machine, 32 octets each."""
 

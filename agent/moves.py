@@ -8,13 +8,13 @@ not concerned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.config import split_host
 from agent.crypto.auth import key_text, parse_key_text
 from agent.engine.entries import MediatorPlace
 from agent.ike.pad import KeyAuth
+from agent.records import record
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_MOVES: Final = 256  # servers of one machine; the oldest is forgotten
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Moves:
     """Pairs of (as configured, where it is now), the newest last."""
 

@@ -6,12 +6,13 @@ power cut leaves an invitation either unused or burned together with its peer.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.bridge.grants import Role
 from agent.crypto.auth import key_text, parse_key_text
 from agent.invitation import Enrolment, EnrolResult
+from agent.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -21,7 +22,7 @@ MAX_INVITATIONS = 256
 _ROLES = tuple(role.value for role in Role)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class KnownPeer:
     """A paired machine. Keys are 43 characters of base64url; `added` is seconds since 1970.
 
@@ -52,7 +53,7 @@ class KnownPeer:
         return parse_key_text(self.mediation)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class OpenInvitation:
     """An invitation as the gateway remembers it: public halves only.
 

@@ -6,7 +6,7 @@ the names that their mediators got.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from agent.bridge.grants import Access, Role
@@ -35,6 +35,7 @@ from agent.ike.pad import (
 )
 from agent.ipsec import ALL, Grants
 from agent.moves import NO_MOVES
+from agent.records import record
 from agent.wire.codes import CfgAttributeType, ProtocolId
 from agent.wire.payloads import Identification
 from agent.wire.proposals import parse_proposals
@@ -61,7 +62,7 @@ INVITATION = "invitation:"  # names of the peers that are invitations begin with
 ENROLMENT = "enrolment:"  # names of the registration and peer of an `accept` under way
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Keys:
     """The two keys of this machine."""
 

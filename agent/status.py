@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatorStatus:
     """One registration. `state`: resolving, connecting, registered, waiting; times in seconds.
 
@@ -24,7 +24,7 @@ class MediatorStatus:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
     """One peer. `state` is idle, waiting, asking, checking, connecting or up."""
 
@@ -45,7 +45,7 @@ class PeerStatus:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ServerStatus:
     """The mediation server in this daemon; it counts and names nobody.
 
@@ -60,7 +60,7 @@ class ServerStatus:
     moved: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """Everything the engine knows about itself."""
 

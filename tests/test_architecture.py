@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMMON = {"timers", "datagram", "errors", "status"}
+COMMON = {"timers", "datagram", "errors", "records", "status"}
 """Import nothing of ours; everyone may import them. (`agent` itself holds the version.)"""
 
 PURE = {

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from agent.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,7 +96,7 @@ class WordOrder(StrEnum):
     LITTLE = "little"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class LineConfig:
     """A serial port and its parameters."""
 
@@ -125,7 +126,7 @@ class LineConfig:
         return f"{self.baud} {self.databits}{self.parity.value[0].upper()}{self.stopbits:g}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PointConfig:
     """One named value of a Modbus device. value = raw × scale + offset, in `unit`."""
 
@@ -171,7 +172,7 @@ class PointConfig:
             raise ValueError("writable = true: needs min and max, the limits nobody can lift")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ModbusConfig:
     """A Modbus RTU line: a Modbus TCP gateway and named points. Times in seconds."""
 
@@ -214,7 +215,7 @@ class ModbusConfig:
         return next((point for point in self.points if point.name == name), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class SerialConfig:
     """A serial port offered as a raw TCP stream."""
 
@@ -232,7 +233,7 @@ class SerialConfig:
         _check_range("connections", self.connections, 1, 64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MqttConfig:
     """A broker on this machine or its LAN, offered inside the tunnel."""
 

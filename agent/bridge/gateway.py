@@ -33,6 +33,7 @@ from agent.bridge.modbus import (
 )
 from agent.bridge.outputs import Audit, CloseClient, ToClient
 from agent.bridge.points import check_raw_write
+from agent.records import record
 from agent.timers import Schedule
 
 MBAP_LENGTH = 7
@@ -41,7 +42,7 @@ MAX_ADU = MBAP_LENGTH + MAX_PDU
 MAX_BUFFER = 4 * MAX_ADU
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Pending:
     """The request that a connection waits for."""
 

@@ -17,7 +17,6 @@ What is not granted here does not exist for the peer. Points keep their limits f
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ from agent.bridge.devices import (
     SerialConfig,
     parse_registers,
 )
+from agent.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -54,7 +54,7 @@ _WRITES = (Role.OPERATOR, Role.TECHNICIAN, Role.OWNER)
 _CONNECTS = (Role.TECHNICIAN, Role.OWNER)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Peer:
     """Who is at the other end, as the configuration or the state folder knows it."""
 
@@ -63,7 +63,7 @@ class Peer:
     grants: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Grant:
     """One parsed grant. `device` empty: every device; `point` empty: every point."""
 

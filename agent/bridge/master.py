@@ -30,6 +30,7 @@ from agent.bridge.modbus import (
     is_repeatable,
 )
 from agent.bridge.outputs import ToLine
+from agent.records import record
 
 # Requests that wait, of all clients: more than the connections there may be, each with one, and
 # some for points. At half a second each the last one has given up long before its turn.
@@ -53,7 +54,7 @@ class Failure(Enum):
     BUSY = ExceptionCode.SERVER_DEVICE_BUSY
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """The end of one submitted request: the slave's PDU, or why there is none.
 

@@ -9,8 +9,9 @@ the PDU that was parsed and changes nothing in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
+
+from agent.records import record
 
 MAX_PDU = 253
 MAX_RTU_FRAME = 256
@@ -69,7 +70,7 @@ class RequestError(ValueError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Request:
     """What a request PDU asks. `values`: the written registers or bits as they stand in the PDU.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from agent.records import record
 
-@dataclass(frozen=True, slots=True)
+
+@record(frozen=True, slots=True)
 class ToLine:
     """Octets for the serial port; with `discard`, throw away first what it has received."""
 
@@ -14,7 +15,7 @@ class ToLine:
     discard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToClient:
     """Octets for one client, by the number that the driver gave it."""
 
@@ -22,7 +23,7 @@ class ToClient:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CloseClient:
     """End the connection once what was sent before is out. `reason` is for log and counters."""
 
@@ -30,19 +31,19 @@ class CloseClient:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResetLine:
     """Set the line's parameters as configured: a new client begins."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Probe:
     """Find out whether the client's machine is still there, and tell `SerialHub.alive`."""
 
     client: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Audit:
     """A record for the audit log, without the time."""
 

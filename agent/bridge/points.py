@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.bridge import failures
 from agent.bridge.devices import NumberType, PointConfig, PointKind, WordOrder
 from agent.bridge.master import Answer, Failure
 from agent.bridge.modbus import ExceptionCode, Function, Request
+from agent.records import record
 
 Value = float | int | bool
 MAX_REGISTERS = 125  # of one read request
@@ -53,7 +53,7 @@ class Query(NamedTuple):
     pdu: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reading:
     """What one point reads: a value, or why there is none."""
 
@@ -62,7 +62,7 @@ class Reading:
     failure: failures.DeviceError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Written:
     """What came of a write: before, asked for, sent after rounding, and read back."""
 

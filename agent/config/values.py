@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.bridge.devices import DeviceConfig
@@ -61,7 +63,7 @@ NAME_RULE = "a name has 1 to 63 letters, digits, dots, dashes or underscores."
 ROLES = ("none", "reader", "operator", "technician", "owner")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatorConfig:
     """A mediation server to register with; `key` (32 octets) proves it, else `psk`."""
 
@@ -80,7 +82,7 @@ class MediatorConfig:
         return self.local_id is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatedPeerConfig:
     """A peer that registers here under a configured identity (strongSwan)."""
 
@@ -91,7 +93,7 @@ class MediatedPeerConfig:
     may_call: tuple[Identification, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediateConfig:
     """This machine is a mediation server."""
 
@@ -102,7 +104,7 @@ class MediateConfig:
     peers: tuple[MediatedPeerConfig, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class SignatureConfig:
     """Signatures other than with the Ed25519 keys of this machine and of paired ones.
 
@@ -117,7 +119,7 @@ class SignatureConfig:
     own_certificates: tuple[Certificate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """A peer that was configured by hand. Seconds, octets and packets as named."""
 
@@ -151,7 +153,7 @@ class PeerConfig:
     child_packets: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file."""
 

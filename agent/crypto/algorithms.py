@@ -10,7 +10,6 @@ AES-CCM-12, integrity by AES.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
@@ -25,6 +24,7 @@ from agent.crypto.ciphers import (
     FrugalAeadCipher,
     IntegrityError,
 )
+from agent.records import record
 from agent.wire.codes import EncryptionId, IntegrityId, PrfId
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class UnsupportedAlgorithm(ValueError):
     """There is no row for this transform, or not with this key length."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class EncryptionAlgorithm:
     """One encryption transform. Lengths are octets but for `key_bits`."""
 
@@ -70,7 +70,7 @@ class EncryptionAlgorithm:
     """Makes the AEAD from a key; None where a separate integrity transform is needed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IntegrityAlgorithm:
     """One integrity transform: HMAC with `hash`, cut to `icv_length` octets."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import re
 import warnings
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -20,6 +19,7 @@ from cryptography.x509.oid import ExtensionOID
 from agent.crypto.digest import sha1
 from agent.crypto.keys import InvalidKey
 from agent.crypto.public_keys import AnyPublicKey
+from agent.records import record
 from agent.wire.codes import IdType
 from agent.wire.der import SEQUENCE, content_of, read_elements
 from agent.wire.errors import WireError
@@ -58,7 +58,7 @@ class InvalidCertificate(ValueError):
     """A certificate that cannot be read or is not to be believed; the text says why."""
 
 
-@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+@record(frozen=True, slots=True, repr=False, kw_only=True)
 class Certificate:
     """One certificate. Names are DER; times are seconds since 1970, both inclusive.
 

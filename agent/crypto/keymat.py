@@ -15,10 +15,11 @@ first line `Prf.nonce_key` cuts them for AES-XCBC and AES-CMAC (§2.14); nowhere
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from agent.crypto.algorithms import prf_plus
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.crypto.algorithms import Prf
@@ -41,7 +42,7 @@ def resumed_skeyseed(prf: Prf, sk_d: bytes, ni: bytes, nr: bytes) -> bytes:
     return prf(sk_d, b"Resumption" + ni + nr)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IkeKeys:
     """The keys of an IKE SA. With an AEAD `sk_a*` are empty and `sk_e*` end with the salt."""
 
@@ -54,7 +55,7 @@ class IkeKeys:
     sk_pr: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ChildKeys:
     """The keys of a pair of Child SAs; `_i` protects what the exchange's initiator sends, §2.17."""
 

@@ -29,11 +29,12 @@ Left out: the SPIs of the old SA (§5 note 4: they may be there; it is found by 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.algorithms import make_cipher, make_prf, prf_plus
 from agent.crypto.ciphers import IntegrityError
+from agent.records import record
 from agent.wire.codes import EncryptionId, PrfId
 from agent.wire.errors import WireError
 from agent.wire.message import decode_payloads, encode_payloads
@@ -74,7 +75,7 @@ class InvalidTicket(Exception):
     """Not one of ours, or not good any more. Why is nobody's business outside."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class TicketKey:
     """One key of the ring. `since`: seconds since 1970 when it began to make tickets."""
 
@@ -83,7 +84,7 @@ class TicketKey:
     since: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class TicketState:
     """What is "from the ticket" in the table of RFC 5723 §5, and what the maker checks besides.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.crypto.auth import SigningKey
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 USUAL_PORT = 4500
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MediatorPlace:
     """A mediation server of our kind: where it is, and its public key (32 octets)."""
 
@@ -33,7 +35,7 @@ class MediatorPlace:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatorEntry:
     """A mediation server to register with as `peer.local_id`, for as long as the entry stands.
 
@@ -48,7 +50,7 @@ class MediatorEntry:
     moved: MediatorPlace | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerEntry:
     """A peer: how it proves itself (`peer`), where it is found, what it may reach here.
 
@@ -68,7 +70,7 @@ class PeerEntry:
     wanted: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatedPeer:
     """A peer that our mediation server knows by configuration (strongSwan)."""
 
@@ -77,7 +79,7 @@ class MediatedPeer:
     may_call: frozenset[tuple[int, bytes]] = frozenset()  # by Identification.key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ServerEntry:
     """This engine is a mediation server.
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.datagram import Path, Transmit
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.engine.entries import MediatorPlace
     from agent.wire.selectors import TrafficSelector
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Packets:
     """For the TUN device, in order: each element is the list of buffers of one write."""
 
     writes: list[list[bytes]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ResolveWanted:
     """`host` is to be looked up; answer with `Engine.resolved` or `Engine.not_resolved`."""
 
@@ -28,7 +28,7 @@ class ResolveWanted:
     port: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatorChanged:
     """A registration went to `state`; `error` is a sentence if it was lost or failed."""
 
@@ -38,7 +38,7 @@ class MediatorChanged:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediatorMoved:
     """To be kept: a mediator handed us over to another one, where we are registered now.
 
@@ -49,7 +49,7 @@ class MediatorMoved:
     successor: MediatorPlace | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerChanged:
     """A connection went to `state`; `error` is a sentence if it failed or was lost."""
 
@@ -59,7 +59,7 @@ class PeerChanged:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class TunnelUp:
     """Packets between the selectors may be routed to the TUN device; `addresses` are now ours."""
 
@@ -69,14 +69,14 @@ class TunnelUp:
     addresses: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class TunnelDown:
     """No Child SA with this peer is left."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Enrolled:
     """The gateway's answer to our enrolment: data of N(HG_ENROLLED), None if there was none."""
 
@@ -84,7 +84,7 @@ class Enrolled:
     answer: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Notice:
     """Something a person should read once in the log, already safe to print."""
 

@@ -6,13 +6,14 @@ has to prove what the first one had to (`Place.peer`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.engine.events import Event, Notice, ResolveWanted
 from agent.engine.sentences import LOOPING
 from agent.ike.pad import KeyAuth
 from agent.ike.redirect import RedirectClient, Redirects, leads_astray
+from agent.records import record
 from agent.wire.payloads import Identification
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ PATH_SECONDS = 5.0  # for the answer to IKE_SA_INIT where the name has another a
 MAX_CANDIDATES = 4  # addresses of a name that are tried: somebody else chose it
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Place:
     """Where a gateway is, and by which entry it proves itself.
 

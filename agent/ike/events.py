@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.datagram import Dropped, Transmit
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.crypto.keymat import IkeKeys
@@ -38,7 +39,7 @@ class CloseReason(StrEnum):
     IKE_SA_CLOSED = "ike_sa_closed"  # of a Child SA: went with its IKE SA
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IkeSaEstablished:
     """Both sides have proven who they are. `spis`: SPIi and SPIr, 16 octets.
 
@@ -57,7 +58,7 @@ class IkeSaEstablished:
     resumed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IkeSaRekeyed:
     """The IKE SA has new keys and SPIs; its Child SAs moved along."""
 
@@ -65,7 +66,7 @@ class IkeSaRekeyed:
     spis: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IkeSaUnanswered:
     """A request on an established IKE SA stays without answer; the SA lives on for a while yet."""
 
@@ -73,7 +74,7 @@ class IkeSaUnanswered:
     peer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ReauthenticationDue:
     """The initial exchanges are to be repeated beside this SA, which soon ends (RFC 4478)."""
 
@@ -81,7 +82,7 @@ class ReauthenticationDue:
     peer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Redirected:
     """We began; the gateway at `original` sends us to `gateway` (RFC 5685).
 
@@ -99,7 +100,7 @@ class Redirected:
     successor: Successor | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IkeSaClosed:
     """The IKE SA and all its Child SAs are gone, or the attempt to make one failed.
 
@@ -114,7 +115,7 @@ class IkeSaClosed:
     established: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ChildSaEstablished:
     """A Child SA that is no rekeying. `addresses`: packed virtual addresses that were handed out
 
@@ -130,7 +131,7 @@ class ChildSaEstablished:
     addresses: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ChildSaRekeyed:
     """A Child SA replaces another one, which goes away by itself."""
 
@@ -141,7 +142,7 @@ class ChildSaRekeyed:
     spi_out: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ChildSaClosed:
     """A Child SA is gone for good, or was not granted (`spi_in` is then the one that was offered).
 
@@ -154,7 +155,7 @@ class ChildSaClosed:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PathChanged:
     """The IKE SA (and its Child SAs) now goes along `path`."""
 
@@ -162,7 +163,7 @@ class PathChanged:
     path: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class InstallChildSa:
     """Order to the data plane. Keys: (encryption key with salt, integrity key or empty).
 
@@ -194,7 +195,7 @@ class InstallChildSa:
     use_at_once: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IkeKeysDerived:
     """An IKE SA has its keys, authenticated or not. For the engine's key log and nobody else.
 
@@ -208,7 +209,7 @@ class IkeKeysDerived:
     keys: IkeKeys = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RemoveChildSa:
     """Order to the data plane: forget this pair of SAs and its keys."""
 

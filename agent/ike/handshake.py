@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.keymat import derive_ike_keys
 from agent.ike.events import CloseReason
 from agent.ike.suite import Protection, keys_derived
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.crypto.kex import KeyExchange
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 NO_ANSWER: Final = (CloseReason.TIMEOUT, "no answer")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Resumes:
     """The IKE SA that this one goes on with (RFC 5723 §5, "from the ticket").
 

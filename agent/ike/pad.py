@@ -7,8 +7,10 @@ that takes self-certifying pseudonyms) is not known here. EAP is left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
+
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.crypto.certificates import Certificate
@@ -21,21 +23,21 @@ if TYPE_CHECKING:
     from agent.wire.selectors import TrafficSelector
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PskAuth:
     """A shared secret, for either side (RFC 7296 §2.15). `secret` are its raw octets."""
 
     secret: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class KeyAuth:
     """What the remote side must prove: the Ed25519 key with these 32 public octets (RFC 8420)."""
 
     public: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class AnyKeyAuth:
     """What the remote side must prove: a key of any kind, pinned by the SHA-256 of its
 
@@ -47,7 +49,7 @@ class AnyKeyAuth:
     key: Verifier | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CertificateAuth:
     """What the remote side must prove: the key of a certificate for its identity, to which a path
 
@@ -60,7 +62,7 @@ class CertificateAuth:
 RemoteAuth = PskAuth | KeyAuth | AnyKeyAuth | CertificateAuth
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Ppk:
     """A postquantum preshared key and its name, in octets (RFC 8784).
 
@@ -72,7 +74,7 @@ class Ppk:
     required: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Lifetimes:
     """When SAs are replaced (RFC 7296 §2.8: each side keeps its own, nothing is negotiated).
 
@@ -91,7 +93,7 @@ class Lifetimes:
     jitter: float = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ChildPolicy:
     """What the Child SA of a peer may be: tunnel mode ESP between these selectors.
 
@@ -110,7 +112,7 @@ class ChildPolicy:
     assign: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Peer:
     """One line of the database. `remote_id` None accepts whatever authenticates (initiator only).
 

@@ -21,7 +21,6 @@ the proof has to be repeated (RFC 4478): they would prolong it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.digest import bytes_eq
@@ -29,6 +28,7 @@ from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
 from agent.ike.extension import Extension
 from agent.ike.handshake import Resumes
+from agent.records import record
 from agent.wire.codes import AuthMethod, ExchangeType, NotifyType
 from agent.wire.errors import WireError
 from agent.wire.payloads import AuthPayload, NotifyPayload
@@ -80,7 +80,7 @@ def _mac(sa: IkeSa, octets: bytes, *, of_initiator: bool) -> bytes:
 # -- initiator -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class StoredTicket:
     """A ticket as the initiator keeps it; `expires` in monotonic seconds."""
 

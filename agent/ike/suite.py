@@ -7,13 +7,13 @@ the same octets, so no IV is used twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from agent.crypto.algorithms import IntegrityError, Prf, key_lengths, make_cipher, make_prf
 from agent.ike.errors import Ignored
 from agent.ike.events import IkeKeysDerived
+from agent.records import record
 from agent.wire.codes import EsnId, TransformType
 from agent.wire.keywords import ADDITIONAL
 from agent.wire.message import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from agent.wire.proposals import Transform
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Suite:
     """The algorithms of an IKE SA or Child SA; 0 = none. `group` 0: no key exchange of its own."""
 

@@ -9,8 +9,9 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from agent.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Link:
     """A network interface."""
 
@@ -61,7 +62,7 @@ class Link:
     is_point_to_point: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class InterfaceAddress:
     """An address of this machine: `ip` is 4 or 16 octets, `scope` as in rtnetlink (0 global)."""
 
@@ -74,7 +75,7 @@ class InterfaceAddress:
     is_temporary: bool  # IPv6 privacy address
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Route:
     """A way out: to `destination`/`prefix_length` by interface `index`, from `source`."""
 

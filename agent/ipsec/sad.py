@@ -5,8 +5,10 @@ Tunnel mode only. Not here: anything that changes while the SA lives (see `esp` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.datagram import Path
@@ -19,7 +21,7 @@ ESN_LIMIT = 2**64 - 1
 """The same with extended sequence numbers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class EspSaParameters:
     """Both halves of a Child SA.
 

@@ -17,11 +17,11 @@ Left out: IPv4 options, IPv6 extension headers, fragments (written alone).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
+from agent.records import record
 from agent.wire.ip import TCP, UDP
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _GSO_TCPV4, _GSO_TCPV6, _GSO_UDP = 1, 4, 5
 _SEQUENCE_END = 1 << 32
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Offload:
     """What the TUN device takes: `vnet` headers at all, and UDP super-packets among them."""
 

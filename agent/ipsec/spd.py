@@ -10,9 +10,9 @@ because their ports are not to be seen. Not here: names and roles.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from agent.records import record
 from agent.wire.ip import ICMP, ICMPV6, TCP, UDP
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class All(enum.Enum):
 ALL: Final = All.ALL
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Grants:
     """What a peer may reach: (IP protocol, destination port) pairs, or `ALL`."""
 

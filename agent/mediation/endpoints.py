@@ -8,9 +8,9 @@ may share it. Directed broadcast is left to the socket, which refuses it without
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.records import record
 from agent.wire.codes import EndpointType
 from agent.wire.mediation import MAX_ENDPOINTS, MeEndpoint, endpoint_priority
 
@@ -27,7 +27,7 @@ _LOCAL_PREFERENCE = 65535
 _NAT64 = bytes.fromhex("0064ff9b")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class LocalEndpoint:
     """One of ours: `base` is where packets leave from, `address` what others see."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from agent.datagram import Address, Dropped, Path, Transmit
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.wire.payloads import Identification
@@ -40,7 +40,7 @@ class RegistrationLoss(StrEnum):
     CLOSED = "closed"  # the IKE SA ended; its own event says why
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Registered:
     """`client` is online at its mediator, seen there as `reflexive` (None: not said)."""
 
@@ -49,7 +49,7 @@ class Registered:
     reflexive: Address | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ReflexiveChanged:
     """The mediator now sees `client` elsewhere: a NAT was rebooted, a route changed."""
 
@@ -57,7 +57,7 @@ class ReflexiveChanged:
     reflexive: Address
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RegistrationLost:
     """`client` is no longer online; callbacks it had asked for are forgotten with it."""
 
@@ -67,7 +67,7 @@ class RegistrationLost:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ConnectRequested:
     """The peer `pseudonym` wants to connect and is let: checks begin, an IKE_SA_INIT will come."""
 
@@ -76,7 +76,7 @@ class ConnectRequested:
     connect_id: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ConnectProgress:
     """An attempt came one stage further."""
 
@@ -86,7 +86,7 @@ class ConnectProgress:
     stage: ConnectStage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PathFound:
     """Checks went through `path` both ways. An initiator starts its IKE_SA_INIT there now; it may
 
@@ -101,7 +101,7 @@ class PathFound:
     rtt: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ConnectFailed:
     """An attempt ended without an IKE SA. With `replaced_by` the other side's goes on instead.
 
@@ -117,7 +117,7 @@ class ConnectFailed:
     waiting: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerOnline:
     """The mediator calls back: a peer that was not reachable before has registered."""
 
@@ -125,7 +125,7 @@ class PeerOnline:
     pseudonym: Identification
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerRegistered:
     """Server: `identity` is online."""
 
@@ -133,7 +133,7 @@ class PeerRegistered:
     identity: Identification
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PeerGone:
     """Server: `identity` is no longer online."""
 

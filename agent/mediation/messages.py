@@ -7,11 +7,12 @@ an address, and always an IDp.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from agent.mediation.endpoints import relayable
 from agent.mediation.settings import MAX_IDENTITY
+from agent.records import record
 from agent.wire.codes import EndpointFamily, EndpointType, NotifyType
 from agent.wire.errors import WireError
 from agent.wire.mediation import (
@@ -41,7 +42,7 @@ BAD_SYNTAX = NotifyPayload(NotifyType.INVALID_SYNTAX)
 """As answer to ME_CONNECT; does not end the IKE SA here (mediation.md §2)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ConnectMessage:
     """A request of exchange ME_CONNECT. `peer` is whom it is for, or, relayed, whom it is from."""
 

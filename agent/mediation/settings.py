@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from agent.records import record
 
 Random = Callable[[int], bytes]
 
@@ -38,7 +39,7 @@ MAX_IDENTITY = 256
 """Octets of an identity in IDp: with 17 endpoints the message still fits one datagram."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class MediationSettings:
     """Of a client and of a server; the defaults are meant for everybody."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.bridge.devices import MqttConfig
 from agent.errors import HearthgateError, UnavailableError
 from agent.house import read_config
+from agent.records import record
 from board import storage
 from board.clock import BUILT, SavedTime, is_plausible
 from board.detect import InitSystem, detect_board
@@ -26,7 +26,7 @@ LOW_DISK = 1 << 20  # octets; state and audit log together stay below
 RENEW_SECONDS = 30 * 86400  # a certificate that ends sooner is worth a note
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finding:
     """`ok` None: worth knowing, not wrong."""
 

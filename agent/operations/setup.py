@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from agent.crypto.auth import parse_key_text
 from agent.errors import InputError, RefusedError, UnavailableError
 from agent.house import read_config
 from agent.layout import Layout
+from agent.records import record
 from board import storage
 from board.detect import detect_board
 from board.serial_ports import SerialPort, serial_ports
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SYSTEM_ROOT = Path("/")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """What `setup` found and made."""
 

@@ -8,9 +8,9 @@ ID_DER_ASN1_DN, all else ID_FQDN.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.records import record
 from agent.wire.codes import IdType
 from agent.wire.distinguished_name import comparable, encode_name, looks_like_name, name_text
 from agent.wire.text import printable, printable_hex
@@ -24,7 +24,7 @@ _MAX_NAME = 320
 _IGNORE_CASE = frozenset({IdType.ID_FQDN, IdType.ID_RFC822_ADDR})
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class Identification:
     """An identity: `id_type` (see `IdType`, others stay int) and its octets as on the wire."""
 

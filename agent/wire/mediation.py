@@ -6,10 +6,10 @@ INFORMATIONAL with both SPIs zero that carries exactly three notifies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 
 from agent.datagram import Address
+from agent.records import record
 from agent.wire.codes import (
     EndpointFamily,
     EndpointType,
@@ -63,7 +63,7 @@ def pair_priority(initiator: int, responder: int) -> int:
     return (low << 32) + 2 * high + (1 if initiator > responder else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MeEndpoint:
     """Data of ME_ENDPOINT. `address` is None with family NONE and with one that is unknown."""
 
@@ -117,7 +117,7 @@ class MeEndpoint:
         return _ENDPOINT.pack(self.priority, self.family, self.type, port) + ip
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ConnectivityCheck:
     """A check. `number` is that of the sender's pair, `auth` 20 octets.
 

@@ -8,11 +8,11 @@ stands in front of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from struct import error as struct_error
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from agent.records import record
 from agent.wire.codes import ExchangeType, PayloadType, known
 from agent.wire.errors import UnsupportedCriticalPayload, UnsupportedVersion, WireError
 from agent.wire.payloads import (
@@ -82,7 +82,7 @@ class Header(NamedTuple):
         return self.initiator_spi + self.responder_spi
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Message:
     """A header and its payloads in their order; also the decrypted content of a message."""
 

@@ -10,10 +10,11 @@ them: longer than a file should be, but of one piece.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from agent.records import record
 from agent.wire.codes import (
     AuthMethod,
     CertEncoding,
@@ -105,7 +106,7 @@ def _show(value: object) -> str:
     return printable_hex(value, 2 * _REPR_OCTETS) if isinstance(value, bytes) else repr(value)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class SaPayload(Payload):
     """RFC 7296 §3.3."""
 
@@ -120,7 +121,7 @@ class SaPayload(Payload):
         return encode_proposals(self.proposals)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class KePayload(Payload):
     """RFC 7296 §3.4. `data` is not checked here; the length belongs to the group."""
 
@@ -138,7 +139,7 @@ class KePayload(Payload):
         return _KE.pack(self.group) + self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class _IdPayload(Payload):
     """RFC 7296 §3.5. `reserved` as received: AUTH covers it (§2.15, RestOfIDPayload)."""
 
@@ -162,28 +163,28 @@ class _IdPayload(Payload):
         return self.encode()
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class IdiPayload(_IdPayload):
     """The initiator's identity."""
 
     TYPE: ClassVar[int] = PayloadType.IDi
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class IdrPayload(_IdPayload):
     """The responder's identity."""
 
     TYPE: ClassVar[int] = PayloadType.IDr
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class IdpPayload(_IdPayload):
     """The other peer's pseudonym in ME_CONNECT (mediation.md)."""
 
     TYPE: ClassVar[int] = PayloadType.IDp
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class _CertificatePayload(Payload):
     encoding: int
     data: bytes
@@ -198,21 +199,21 @@ class _CertificatePayload(Payload):
         return bytes((self.encoding,)) + self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class CertPayload(_CertificatePayload):
     """RFC 7296 §3.6."""
 
     TYPE: ClassVar[int] = PayloadType.CERT
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class CertreqPayload(_CertificatePayload):
     """RFC 7296 §3.7."""
 
     TYPE: ClassVar[int] = PayloadType.CERTREQ
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class AuthPayload(Payload):
     """RFC 7296 §3.8."""
 
@@ -230,7 +231,7 @@ class AuthPayload(Payload):
         return bytes((self.method, 0, 0, 0)) + self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class NoncePayload(Payload):
     """RFC 7296 §3.9: 16 to 256 octets."""
 
@@ -249,7 +250,7 @@ class NoncePayload(Payload):
         return self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class NotifyPayload(Payload):
     """RFC 7296 §3.10. `protocol` and `spi` only where the notify is about a Child SA."""
 
@@ -280,7 +281,7 @@ class NotifyPayload(Payload):
         return _NOTIFY.pack(self.protocol, len(self.spi), self.type) + self.spi + self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class DeletePayload(Payload):
     """RFC 7296 §3.11. No SPI for the IKE SA itself, 4 octets each for ESP."""
 
@@ -308,7 +309,7 @@ class DeletePayload(Payload):
         return _DELETE.pack(self.protocol, size, len(self.spis)) + b"".join(self.spis)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class _OpaquePayload(Payload):
     data: bytes
 
@@ -320,21 +321,21 @@ class _OpaquePayload(Payload):
         return self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class VendorIdPayload(_OpaquePayload):
     """RFC 7296 §3.12."""
 
     TYPE: ClassVar[int] = PayloadType.V
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class EapPayload(_OpaquePayload):
     """RFC 7296 §3.16: one EAP message, not looked into."""
 
     TYPE: ClassVar[int] = PayloadType.EAP
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class _TsPayload(Payload):
     selectors: tuple[TrafficSelector, ...]
 
@@ -346,21 +347,21 @@ class _TsPayload(Payload):
         return encode_selectors(self.selectors)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class TsiPayload(_TsPayload):
     """RFC 7296 §3.13: the initiator's side. Empty if no selector has a type that we know."""
 
     TYPE: ClassVar[int] = PayloadType.TSi
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class TsrPayload(_TsPayload):
     """RFC 7296 §3.13: the responder's side."""
 
     TYPE: ClassVar[int] = PayloadType.TSr
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class CpPayload(Payload):
     """RFC 7296 §3.15. `attributes` are (type, value); lengths are the reader's to check."""
 
@@ -397,7 +398,7 @@ class CpPayload(Payload):
         return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class UnknownPayload(Payload):
     """A payload of a type that is not read here. Ignored unless critical (RFC 7296 §2.5)."""
 
@@ -413,7 +414,7 @@ class UnknownPayload(Payload):
         return self.data
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class Encrypted(Payload):
     """RFC 7296 §3.14, the last payload. `body` is IV, ciphertext and ICV; `aad` all before it.
 
@@ -429,7 +430,7 @@ class Encrypted(Payload):
         return self.body
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class EncryptedFragment(Payload):
     """RFC 7383 §2.5, the last payload; `aad` goes up to and includes number and total."""
 

@@ -10,10 +10,10 @@ whoever decodes says what is due. Pure codec; raises WireError and nothing else.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.datagram import Address
+from agent.records import record
 from agent.wire.codes import GatewayIdType, known
 from agent.wire.errors import WireError
 from agent.wire.text import printable
@@ -33,7 +33,7 @@ _OF_LENGTH: Final = {4: GatewayIdType.IPV4, 16: GatewayIdType.IPV6}
 _LETTERS: Final = frozenset(b"-._0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GatewayId:
     """A gateway by its address (4 or 16 octets) or its name (ASCII). Raises WireError."""
 
@@ -73,7 +73,7 @@ class GatewayId:
         return Address(self.data, 0).host
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Redirect:
     """Data of REDIRECT. `nonce` is Ni in IKE_SA_INIT, and empty elsewhere (§9.2)."""
 
@@ -108,7 +108,7 @@ def decode_redirected_from(data: bytes) -> GatewayId:
     return gateway
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Successor:
     """Data of HG_REDIRECT: UDP port (1 to 65535) and Ed25519 public key (32 octets)."""
 

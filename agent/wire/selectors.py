@@ -8,10 +8,10 @@ type and code into the port, 256 × type + code. Left out: types 9 (Fibre Channe
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from agent.records import record
 from agent.wire.codes import TsType
 from agent.wire.errors import WireError
 from agent.wire.text import printable
@@ -35,7 +35,7 @@ _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "icmpv6": 58, "sc
 _PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TrafficSelector:
     """`start` and `end` are 4 or 16 octets, both ends included, as are the ports.
 

@@ -7,10 +7,10 @@ words of a configuration. Left out: AH, IPComp.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from agent.records import record
 from agent.wire.codes import (
     EncryptionId,
     EsnId,
@@ -53,7 +53,7 @@ _IDS: dict[int, type[IntEnum]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Transform:
     """One algorithm. `key_length` in bits, None where the attribute is absent.
 
@@ -73,7 +73,7 @@ class Transform:
 _KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Proposal:
     """Alternatives for one SA: any one transform of each type. `spi` is empty, 4 or 8 octets."""
 
