@@ -13,7 +13,7 @@ from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.ike.events import CloseReason
 from agent.ike.pad import KeyAuth
 from agent.ike.redirect import RedirectClient
-from agent.ike.resumption import TicketHolder
+from agent.ike.resumption import TicketHolder, resumption_of
 from agent.status import MediatorStatus
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Registration:
             ("mediator", entry.name),
             ike,
             emit,
-            lambda: (self.client.extension,),
+            # A ticket is for the server that gave it, so each attempt elsewhere has a holder anew.
+            lambda: (self.client.extension, TicketHolder().extension),
             self._on_redirection_failed,
         )
 
@@ -160,9 +161,10 @@ class Registration:
         lasted = now - self._since if self.state is State.REGISTERED else 0.0
         if self.state is State.REGISTERED and self._backoff.on_lost(lasted):
             self._emit(Notice(text=f"mediator {self.entry.name}: {FLAPPING}"))
-        self._fail(sentence, now)
-        if event.reason is CloseReason.RESTARTED and lasted >= STABLE_SECONDS:
-            self.start(now)  # it is there; or, soon after, another machine has our keys
+        restarted = event.reason is CloseReason.RESTARTED
+        self._fail(sentence, now, is_there=restarted)
+        if restarted and lasted >= STABLE_SECONDS:
+            self.start(now)  # or, soon after, another machine has our keys
 
     def on_refused(self, sentence: str, now: float) -> None:
         """The server is there but of no use (no mediation server, or it refused)."""
@@ -215,6 +217,9 @@ class Registration:
     def _move(self, ike_id: int, now: float) -> None:
         """The server that we were sent to has us; the other one may go."""
         before, self.ike_id = self.ike_id, ike_id
+        sa = self._ike.sa(ike_id)
+        resumption = resumption_of(sa) if sa is not None else None
+        self._tickets = resumption.holder if resumption is not None else TicketHolder()
         self._place = self.redirection.take(ike_id, now)
         self._candidates = []
         if self._place.is_proven:
@@ -241,8 +246,10 @@ class Registration:
         if self.ike_id is None and self.state is State.CONNECTING:
             self._fail(sentence, now)
 
-    def _fail(self, sentence: str, now: float) -> None:
-        self._places.append(self._places.pop(0))
+    def _fail(self, sentence: str, now: float, *, is_there: bool = False) -> None:
+        """Try again later; at the next place, unless the server `is_there`, whatever failed."""
+        if not is_there:
+            self._places.append(self._places.pop(0))
         self._error = sentence
         self._reflexive = None
         self._to(State.WAITING, now, now + self._backoff.next_delay())

@@ -110,10 +110,10 @@ class Resumption(Extension):
     `presented` is there until an answer uses it up.
     """
 
-    __slots__ = ("_got", "_holder", "_renew_at", "_resumes", "_wants_one", "presented")
+    __slots__ = ("_got", "_renew_at", "_resumes", "_wants_one", "holder", "presented")
 
     def __init__(self, holder: TicketHolder) -> None:
-        self._holder = holder
+        self.holder = holder
         self.presented: StoredTicket | None = None
         self._resumes = False
         self._got: StoredTicket | None = None
@@ -122,7 +122,7 @@ class Resumption(Extension):
 
     def present(self, sa: IkeSa, now: float) -> StoredTicket | None:
         """The ticket to begin with, which leaves the holder; None if there is none that fits."""
-        stored, self._holder.stored = self._holder.stored, None
+        stored, self.holder.stored = self.holder.stored, None
         assert sa.peer is not None
         if stored is None or now >= stored.expires or not _fits(stored.resumes, sa):
             return None
@@ -168,14 +168,14 @@ class Resumption(Extension):
         got = StoredTicket(ticket=granted.ticket, resumes=old, expires=now + lifetime)
         if sa.established:
             self._drop()
-            self._holder.stored = got
+            self.holder.stored = got
         self._got = got
 
     def on_established(self, sa: IkeSa, now: float) -> None:
         """See Extension. A ticket of an earlier SA is over, whatever became of this one."""
         self.presented = None
-        self._holder.stored = self._got
-        self._holder.resumed = self._resumes
+        self.holder.stored = self._got
+        self.holder.resumed = self._resumes
         if self._wants_one:
             self._wants_one = False
             sa.submit(AskForTicket(), now)
@@ -189,14 +189,14 @@ class Resumption(Extension):
 
     def on_closed(self, sa: IkeSa, reason: CloseReason, now: float) -> None:
         """See Extension."""
-        if self.presented is not None and self._holder.stored is None:
-            self._holder.stored = self.presented  # nobody answered: it is as good as before
+        if self.presented is not None and self.holder.stored is None:
+            self.holder.stored = self.presented  # nobody answered: it is as good as before
         elif reason not in LOST:
             self._drop()
 
     def _drop(self) -> None:
-        if self._holder.stored is self._got:
-            self._holder.stored = None
+        if self.holder.stored is self._got:
+            self.holder.stored = None
         self._got = None
 
     def next_timeout(self) -> float | None:

@@ -14,6 +14,7 @@ from agent.engine.entries import MediatorPlace
 from agent.engine.events import MediatorChanged, MediatorMoved, Notice, TunnelDown
 from agent.ike.redirect import MAX_REDIRECTS, REDIRECT_LOOP_DETECT_PERIOD
 from tests.support.network import Link
+from tests.support.pair import key_of
 from tests.unit.engine.machines import PORT, SERVER, Machine, Scene, echo
 
 SECOND = "203.0.113.20"
@@ -169,6 +170,47 @@ def test_after_a_restart_with_the_old_mediator_off_they_meet_at_the_new_one():
 def test_the_status_says_where_it_was_configured():
     scene, _ = moved_scene()
     assert scene.gateway.mediator(scene.now).moved_from == f"{SERVER}:4500"
+
+
+def test_who_moved_comes_back_to_the_other_one_by_ticket():
+    """RFC 5723: that one is restarted too, one day."""
+    scene, other = moved_scene()
+    scene.run(1)
+    before = scene.gateway.engine._registrations["main"].ike_id
+    other.boot(scene.now)
+    assert scene.run(60, lambda: registered(other) == 2)
+    scene.run(1)
+    after = scene.gateway.engine._registrations["main"].ike_id
+    assert after != before
+    for machine in (scene.gateway, scene.operator):
+        (status,) = machine.engine.status(scene.now).mediators
+        assert (status.state, status.address, status.resumed) == (*THERE, True)
+
+
+def test_the_other_one_restarts_and_nobody_goes_back():
+    """RFC 6290 says that it is there; who is sent about would find the others elsewhere."""
+    scene, other = moved_scene()
+    scene.mediator.boot(scene.now)  # drains no more
+    scene.run(1)
+    other.boot(scene.now)
+    assert scene.run(60, lambda: registered(other) == 2)
+    assert registered(scene.mediator) == 0
+    assert scene.gateway.moves.pairs != ()
+
+
+def test_a_ticket_of_the_drained_one_is_not_shown_to_the_other():
+    """It opens there only, and the attempt may fail: then it is needed where it came from."""
+    scene = Scene()
+    second(scene)
+    scene.registered()
+    drops_everything_of(scene, "second")
+    scene.run(1)
+    drain(scene, scene.mediator, MediatorPlace(SECOND, PORT, key_of("nobody").public))
+    scene.run(60)
+    scene.mediator.boot(scene.now)
+    assert scene.run(60, lambda: registered(scene.mediator) == 2)
+    scene.run(1)
+    assert scene.gateway.mediator(scene.now).resumed
 
 
 def test_where_the_new_one_is_gone_they_go_back_and_forget_it():
