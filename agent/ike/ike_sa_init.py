@@ -279,10 +279,16 @@ def first_request(
 
 
 def admits(table: Ike, path: Path, message: Message, data: bytes, now: float) -> bool:
-    """Whether a first request may cost us something; else it was sent a COOKIE. Raises Ignored."""
-    if _proves_address(table, path, message, now):
-        return True
+    """Whether a first request may cost us something; else it was sent a COOKIE, or elsewhere.
+
+    Raises Ignored.
+    """
     header = message.header
+    if _proves_address(table, path, message, now):
+        elsewhere = redirect.at_first(table, path, message)
+        if elsewhere is not None:
+            answer(table, path, data, header, NotifyType.REDIRECT, elsewhere, now)
+        return elsewhere is None
     cookie = table.cookies.make(nonce_of(message), path.remote, header.initiator_spi, now)
     answer(table, path, data, header, NotifyType.COOKIE, cookie, now)
     return False
@@ -294,10 +300,6 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
     if message is None or not admits(table, path, message, data, now):
         return
     try:
-        elsewhere = redirect.at_first(table, path, message)
-        if elsewhere is not None:
-            answer(table, path, data, header, NotifyType.REDIRECT, elsewhere, now)
-            return
         proposals = usable(table.pad.responder_proposals(path, message), table.supports_group)
         if message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
             proposals = without_additional(proposals)  # RFC 9370 §2.2.1

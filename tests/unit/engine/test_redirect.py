@@ -26,12 +26,12 @@ ANYCAST = "203.0.113.1"
 FIRST, SECOND = "203.0.113.21", "203.0.113.22"
 
 
-def first_messages(packets: list[Packet]) -> list:
+def first_messages(packets: list[Packet], exchange: int = ExchangeType.IKE_SA_INIT) -> list:
     """The IKE_SA_INIT requests among them."""
     found = []
     for packet in packets:
         data = packet.data[4:] if packet.data[:4] == bytes(4) else b""
-        if len(data) > 28 and data[18] == ExchangeType.IKE_SA_INIT and not data[19] & 0x20:
+        if len(data) > 28 and data[18] == exchange and not data[19] & 0x20:
             found.append((packet.destination.host, decode_message(data)))
     return found
 
@@ -67,6 +67,17 @@ def test_anycast_first_contact():
     sent.clear()
     assert network.run(5, lambda: gateway.mediator().state == "registered")
     assert [host for host, _ in first_messages(sent)] == [ANYCAST, SERVER]
+
+    # With a ticket of it no less: IKE_SESSION_RESUME is answered as IKE_SA_INIT is.
+    network.run(200)
+    sent.clear()
+    mediator.boot(network.now)
+    assert network.run(60, lambda: mediator.sas == 1)
+    network.run(1)
+    assert gateway.mediator().address == f"{SERVER}:4500"
+    ((there, asked),) = first_messages(sent, ExchangeType.IKE_SESSION_RESUME)
+    assert there == ANYCAST
+    assert asked.notify(NotifyType.REDIRECT_SUPPORTED) is not None
 
 
 # -- a peer that is called directly --------------------------------------------------------------
