@@ -16,6 +16,7 @@ from agent.engine.registration import State as RegistrationState
 from agent.engine.sas import Sas
 from agent.engine.sentences import connect_failed, peer_closed
 from agent.ike.events import CloseReason
+from agent.ike.ppk import negotiated
 from agent.ike.redirect import RedirectClient
 from agent.mediation.events import ConnectFailed, ConnectStage
 from agent.status import PeerStatus
@@ -87,7 +88,6 @@ class Connection:
         self._emit = emit
         self._backoff = Backoff(random, RETRY_FIRST, RETRY_LIMIT)
         self._path: Path | None = None
-        self._suite = ""
         self._since = 0.0
         self._error = ""
         self._attempt_error = ""
@@ -273,7 +273,7 @@ class Connection:
         self.connect_id = None
         self._doubtful = False
         self._candidates = []
-        self._path, self._suite, self._error = event.path, event.suite, ""
+        self._path, self._error = event.path, ""
         if self.entry.peer.child is None:
             self._to(State.UP, now, None)
 
@@ -365,6 +365,7 @@ class Connection:
 
     def status(self, now: float, sent: int, received: int, rtt: float | None) -> PeerStatus:
         """For people; octets are those inside the tunnel."""
+        sa = self._ike.sa(self.ike_id) if self.ike_id is not None else None
         return PeerStatus(
             name=self.entry.name,
             state=self.state.value,
@@ -378,7 +379,7 @@ class Connection:
             direct=self.state is State.UP,
             round_trip_ms=round(rtt * 1000, 1) if rtt else None,
             since=now - self._since,
-            suite=self._suite if self.state is State.UP else "",
+            suite=negotiated(sa) if sa is not None and self.state is State.UP else "",
             sent=sent,
             received=received,
             retry_in=max(0.0, self.deadline - now)

@@ -111,6 +111,13 @@ def use_of(sa: IkeSa) -> PpkUse | None:
     return next((e for e in sa.extensions if isinstance(e, PpkUse)), None)
 
 
+def negotiated(sa: IkeSa) -> str:
+    """The suite of this SA for people, and whether a PPK is in its keys."""
+    use = use_of(sa)
+    text = sa.suite.text if sa.suite is not None else ""
+    return text + " + PPK" if use is not None and use.mixed else text
+
+
 def _ppk(sa: IkeSa) -> Ppk | None:
     return sa.peer.ppk if sa.peer is not None else None
 

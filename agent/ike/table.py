@@ -382,7 +382,7 @@ class Ike:
                 remote_id=sa.remote_id,
                 path=sa.path,
                 is_initiator=sa.is_initiator,
-                suite=sa.suite.text + (" + PPK" if (use := ppk.use_of(sa)) and use.mixed else ""),
+                suite=ppk.negotiated(sa),
                 behind_nat=sa.behind_nat,
                 remote_behind_nat=sa.remote_behind_nat,
                 resumed=resumed,

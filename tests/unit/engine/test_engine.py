@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.engine.events import PeerChanged, TunnelDown, TunnelUp
 from tests.support.network import Behaviour
 from tests.unit.engine.machines import SERVER, Scene, echo
@@ -31,6 +33,20 @@ def test_connects_and_carries_packets_both_ways():
     assert status.sent > 0
     assert status.received > 0
     assert status.mediator == SERVER
+
+
+def test_the_suite_is_that_of_the_ike_sa_in_use():
+    """What a rekeying negotiates is told too, be it less than at first."""
+    scene = Scene().connected()
+    connection = scene.gateway.engine._connections["laptop"]
+    sa = scene.gateway.engine._ike.sa(connection.ike_id)
+    sa.peer = replace(sa.peer, proposals=sa.peer.proposals[1:])
+    scene.gateway.engine.rekey("laptop", scene.now, ike=True)
+    scene.run(1)
+    now_used = scene.gateway.engine._ike.sa(connection.ike_id).suite.text
+    assert now_used != sa.suite.text
+    assert scene.gateway.peer("laptop", scene.now).suite == now_used
+    assert scene.operator.peer("cabin", scene.now).suite == now_used
 
 
 def test_nothing_that_the_mediator_sees_is_payload():
