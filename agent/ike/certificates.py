@@ -61,10 +61,10 @@ def requests(auths: Iterable[RemoteAuth]) -> tuple[CertreqPayload, ...]:
             authorities.update({anchor.authority: None for anchor in auth.anchors})
         raw = raw or (isinstance(auth, AnyKeyAuth) and auth.key is None)
     asked = []
+    if raw:  # first, as it is short and the CAs take all the room there is
+        asked.append(CertreqPayload(CertEncoding.RAW_PUBLIC_KEY, b""))  # RFC 7670 §3: empty
     if authorities:
         asked.append(CertreqPayload(CertEncoding.X509_SIGNATURE, b"".join(authorities)))
-    if raw:
-        asked.append(CertreqPayload(CertEncoding.RAW_PUBLIC_KEY, b""))  # RFC 7670 §3: empty
     return tuple(asked)
 
 

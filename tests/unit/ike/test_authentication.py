@@ -12,7 +12,7 @@ from agent.crypto import auth as crypto_auth
 from agent.crypto.digest import sha256
 from agent.crypto.public_keys import AnyPublicKey
 from agent.crypto.signatures import ANNOUNCEMENT, ECDSA, RSA_PKCS1, RSA_PSS, KeyKind
-from agent.ike.certificates import MAX_CERTIFICATES, that_fit
+from agent.ike.certificates import MAX_CERTIFICATES, requests, that_fit
 from agent.ike.events import CloseReason, IkeSaClosed
 from agent.ike.extension import Extension
 from agent.ike.pad import AnyKeyAuth, CertificateAuth, KeyAuth, PskAuth
@@ -609,6 +609,16 @@ def test_a_responder_asks_for_no_more_than_its_answer_may_hold():
     answer = pair.pending[0].data
     assert len(answer) <= 1.1 * len(request)
     assert up(pair)
+
+
+def test_many_trust_anchors_leave_room_for_a_raw_key():
+    """Who has one to show waits to be asked for it (RFC 7670 §3)."""
+    roots = tuple(issue(f"root {n}").certificate for n in range(40))
+    key = private_key(KeyKind.P256, "one")
+    asked = requests([CertificateAuth(anchors=roots), by_hash(key.spki)])
+    for room in range(5, 1000):
+        fitting = that_fit(asked, room)
+        assert CertreqPayload(CertEncoding.RAW_PUBLIC_KEY, b"") in fitting
 
 
 def test_what_fits():
