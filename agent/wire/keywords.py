@@ -153,7 +153,8 @@ REFUSED: dict[str, str] = {
     ),
 }
 REFUSED["mlkem512"] = "ML-KEM-512 is not in the cryptography package; use mlkem768 instead"
-REFUSED.update({f"ke{n}_mlkem512": REFUSED["mlkem512"] for n in range(1, 8)})
+_NO_GROUPS = [word for word in REFUSED if word.startswith(("modp", "ecp", "mlkem"))]
+REFUSED.update({f"ke{n}_{word}": REFUSED[word] for n in range(1, 8) for word in _NO_GROUPS})
 
 AEAD: frozenset[int] = frozenset(
     {

@@ -360,6 +360,11 @@ def test_proposals_are_numbered():
         ("3des-sha256", ESP, ["'3des'", "3DES", "RFC 8221 §5", "aes128gcm16"]),
         ("aes128-sha1-modp2048", IKE, ["'sha1'", "SHA-1", "MUST-", "RFC 8247 §2.3", "sha256"]),
         ("aes128gcm16-prfsha256-modp1024", IKE, ["'modp1024'", "modp2048"]),
+        (
+            "aes128gcm16-prfsha256-x25519-ke1_modp1024",
+            IKE,
+            ["'ke1_modp1024'", "RFC 8247 §2.4", "modp2048"],
+        ),
         ("aes128gcm16-prfsha256", ESP, ["'prfsha256'", "no place", "ESP"]),
         ("aes128gcm16-prfsha256-x25519-esn", IKE, ["'esn'", "no place", "IKE"]),
         ("aes128gcm16-x25519", IKE, ["no PRF", "prfsha256"]),
