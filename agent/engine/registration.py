@@ -167,9 +167,14 @@ class Registration:
             self.start(now)  # or, soon after, another machine has our keys
 
     def on_refused(self, sentence: str, now: float) -> None:
-        """The server is there but of no use (no mediation server, or it refused)."""
-        self._drop_sa(now)
-        self._fail(sentence, now)
+        """An attempt of late ended at one that is of no use (no mediation server).
+
+        `on_closed` has heard of its end before; here is why, for people. An answer to IKE_SA_INIT
+        proves nothing, so it ends neither what stands nor what else is tried.
+        """
+        if self.state is State.WAITING:
+            self._error = sentence
+            self._to(State.WAITING, now, self.deadline)
 
     def on_timer(self, now: float) -> None:
         """`deadline` has come."""

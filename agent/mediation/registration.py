@@ -153,6 +153,7 @@ class RegistrationExtension(Extension):
             if message.notify(NotifyType.ME_MEDIATION) is None:
                 self._refused = "no mediation server"
                 raise NoMediator(self._refused, notify=NotifyType.INVALID_SYNTAX)
+            self._refused = ""  # whoever said so before was somebody else
             self.is_ours = message.notify(NotifyType.HG_ACCEPTS) is not None
         elif (seen := reflexive_answer(message)) is not None and seen.address is not None:
             self._note(sa, seen.address, now)

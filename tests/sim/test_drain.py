@@ -20,6 +20,7 @@ from tests.unit.engine.machines import PORT, SERVER, Machine, Scene, echo
 SECOND = "203.0.113.20"
 QUICK = Link(delay=0.001)
 PAIRS = 60
+A_KEY = key_text(key_of("a").public)
 
 
 def place(machine: Machine, host: str) -> MediatorPlace:
@@ -372,6 +373,21 @@ def test_another_key_than_the_one_that_was_told_is_not_accepted():
     scene.run(30)
     assert at(scene.gateway) == at(scene.operator) == [HERE]
     assert scene.gateway.moves.pairs == ()
+
+
+def test_the_other_one_is_no_mediator_and_nobody_is_lost():
+    """It answers IKE_SA_INIT, but says nothing of mediation."""
+    scene = Scene().registered()
+    plain = Machine("plain", SECOND, config=f'[peer.x]\nkey = "{A_KEY}"')
+    scene.network.host("plain", plain, (SECOND, scene.network.public), link=QUICK)
+    for machine in (scene.gateway, scene.operator):
+        machine.events.clear()
+    drain(scene, scene.mediator, place(plain, SECOND))
+    scene.run(30)
+    assert at(scene.gateway) == at(scene.operator) == [HERE]
+    for machine in (scene.gateway, scene.operator):
+        assert {e.state for e in machine.of(MediatorChanged)} <= {"registered"}
+    assert plain.sas == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "224.0.0.1", "0.0.0.0"])

@@ -8,7 +8,7 @@ import pytest
 
 from agent.crypto.auth import key_text
 from agent.datagram import Address, Path
-from agent.engine.events import MediatorMoved, Notice, TunnelDown
+from agent.engine.events import MediatorChanged, MediatorMoved, Notice, TunnelDown
 from agent.engine.redirection import MAX_CANDIDATES
 from agent.ike.redirect import gateway_factory, redirection, send_elsewhere
 from agent.wire.codes import ExchangeType, NotifyType
@@ -307,6 +307,29 @@ def test_a_forged_redirect_costs_one_attempt_and_changes_nothing(host):
     astray = [p for p in direct.sent if p.destination.host == host]
     assert len(astray) <= 6  # one attempt, of five seconds
     assert sum(len(p.data) for p in astray) < 6000
+
+
+def test_a_forged_redirect_to_one_that_does_no_mediation():
+    """It answers IKE_SA_INIT; the registration that stands meanwhile is none of its business."""
+    direct = Direct(key="somebody else")
+    mediator = Machine("mediator", FIRST, config=f'[mediate]\naddress = "{FIRST}"')
+    key = key_text(mediator.keys.mediation.public)
+    direct.first = mediator
+    direct.client = Machine(
+        "client", "192.0.2.9", config=f'[mediator.main]\naddress = "{FIRST}"\nkey = "{key}"\n'
+    )
+    Forger(direct, SECOND)
+    slow = Link(delay=0.05)
+    for machine, link in ((direct.client, QUICK), (mediator, slow), (direct.second, QUICK)):
+        direct.network.host(
+            machine.name, machine, (machine.hosts[0], direct.network.public), link=link
+        )
+    assert direct.run(2, lambda: direct.client.mediator().state == "registered")
+    direct.client.events.clear()
+    direct.run(60)
+    assert SECOND in {p.destination.host for p in direct.sent}
+    assert direct.client.of(MediatorChanged) == []
+    assert direct.client.mediator().state == "registered"
 
 
 def test_an_answer_to_an_older_question_is_nobodys():

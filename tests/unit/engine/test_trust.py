@@ -223,11 +223,7 @@ def test_a_server_that_is_no_mediator():
     me.learn(known)
     me.boot(scene.now)
     assert scene.run(60, lambda: bool(me.mediator().error))
-    assert me.mediator().error in (
-        "this server does no mediation; is the address right?",
-        "the mediation server did not accept us, or did not prove the key that is pinned for it; "
-        "compare the key with what `hearthgate mediate` prints there.",
-    )
+    assert me.mediator().error == "this server does no mediation; is the address right?"
 
 
 # --- two at once -------------------------------------------------------------------------------

@@ -152,6 +152,18 @@ def test_a_server_that_does_not_repeat_it_is_none() -> None:
     assert event.reason is RegistrationLoss.NO_MEDIATOR
 
 
+def test_a_forged_answer_before_the_good_one_is_forgotten() -> None:
+    bench = Bench()
+    with pytest.raises(NoMediator):
+        bench.respond(ExchangeType.IKE_SA_INIT, SaPayload(()))
+    bench.register(ours=True)
+    bench.events()
+    bench.extension.on_closed(bench.sa, CloseReason.RESTARTED, 0.0)
+    (event,) = bench.events()
+    assert isinstance(event, RegistrationLost)
+    assert event.reason is RegistrationLoss.CLOSED
+
+
 def test_strongswan_is_never_told_whom_we_accept() -> None:
     bench = Bench()
     bench.client.set_accepts(hashes(3), 0.0)
