@@ -115,7 +115,7 @@ class Connection:
 
     def owns(self, ike_id: int) -> bool:
         """Whether this is an IKE SA of ours."""
-        return ike_id in self._sas or ike_id == self._attempt
+        return ike_id in (*self._sas, self._attempt, *self.redirection.attempts)
 
     def was_replaced(self, now: float) -> bool:
         """Note that the other side put a newer SA in the place of one; True if it does so often."""

@@ -177,6 +177,7 @@ def test_a_gateway_with_another_identity_is_not_taken():
     assert direct.path == f"{FIRST}:4500"
     assert direct.passes(direct.first)
     assert direct.client.of(TunnelDown) == []
+    assert direct.client.of(Notice) == []  # nobody came to us in its name
 
 
 def test_the_key_of_a_successor_counts_for_mediators_only():
