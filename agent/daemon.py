@@ -94,7 +94,7 @@ class Daemon:
             else None,
             mtu=house.config.mtu,
             key_log=key_log,
-            restart_secret=profiles.restart_secret(house.keys),
+            restart_secret=profiles.restart_secret(house.config, house.keys),
             tickets=self._tickets,
             wall=house.date,
         )

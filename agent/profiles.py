@@ -80,9 +80,14 @@ def single(address: bytes) -> TrafficSelector:
     return TrafficSelector(protocol=0, start_port=0, end_port=65535, start=address, end=address)
 
 
-def restart_secret(keys: Keys) -> bytes:
-    """32 octets that outlive a restart, for quick crash detection (RFC 6290 §5.1)."""
-    return SigningKey.derive(keys.identity.seed, "quick crash detection").seed
+def restart_secret(config: Config, keys: Keys) -> bytes:
+    """32 octets that outlive a restart, for quick crash detection (RFC 6290 §5.1).
+
+    Mediation servers may share their keys (anycast), and one must not tell the tokens of another's
+    living IKE SAs (§9.2): each has an address of its own.
+    """
+    address = config.mediate.address if config.mediate is not None else ""
+    return SigningKey.derive(keys.identity.seed, f"quick crash detection {address}".rstrip()).seed
 
 
 def mediator_name(address: str, key: str, config: Config, peers: Peers) -> str:

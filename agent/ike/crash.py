@@ -9,7 +9,8 @@ A token is shown in the clear only for SPIs of which this machine has neither (�
 as INVALID_IKE_SPI is sent. ESP of no SA is answered INVALID_SPI (RFC 7296 §1.5), which makes the
 other side ask, and so see a token.
 
-Two machines with one identity key would show each other's tokens; neither is meant to exist (§9.2).
+Two machines with one secret would show each other's tokens (§9.2): mediation servers that share
+their keys have secrets of their own, and of other machines no two are meant to have one key.
 
 Left out: rollover of the secret (four tokens are taken, one is made), a token in the response of
 CREATE_CHILD_SA (the INFORMATIONAL serves both sides), a map of SPIs kept on disk (§8.2).

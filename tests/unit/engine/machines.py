@@ -67,7 +67,7 @@ class Machine:
             proposals=profiles.OUR_IKE,
             enrol=self.enrol,
             offload=self.offload,
-            restart_secret=profiles.restart_secret(self.keys),
+            restart_secret=profiles.restart_secret(self.config, self.keys),
             tickets=self.tickets,
         )
         entry = profiles.server(self.config, self.keys)

@@ -80,6 +80,40 @@ def test_anycast_first_contact():
     assert asked.notify(NotifyType.REDIRECT_SUPPORTED) is not None
 
 
+def test_servers_that_share_a_key_do_not_tell_each_others_tokens():
+    """RFC 6290 §9.2: whoever shows one server the SPIs of an IKE SA at the other."""
+    network = Network()
+    first, other = (
+        Machine(
+            name, host, config=f'[mediate]\naddress = "{host}"\nanycast = ["{ANYCAST}"]', key="m"
+        )
+        for name, host in (("first", FIRST), ("other", SECOND))
+    )
+    key = key_text(first.keys.mediation.public)
+    client = Machine(
+        "client", "192.0.2.9", config=f'[mediator.main]\naddress = "{FIRST}"\nkey = "{key}"\n'
+    )
+    sent = []
+    network.drops = lambda host, packet: sent.append(packet) if host == "client" else None
+    for machine in (first, other, client):
+        network.host(machine.name, machine, (machine.hosts[0], network.public), link=QUICK)
+    assert network.run(5, lambda: client.mediator().state == "registered")
+    client.engine._ike.check_liveness(1, network.now)
+    client.engine._settle(network.now)
+    network.run(1)
+    probe = sent[-1].data[4:]
+    there = Path(Address.parse(SECOND, 4500), Address.parse("192.0.2.9", 4500))
+    other.engine._ike.receive(there, probe, network.now)
+    shown = other.engine._ike.poll_output().data
+    tokens = decode_message(shown).notifies(NotifyType.QUICK_CRASH_DETECTION)
+    assert len(tokens) == 1
+    back = Path(there.remote, there.local)
+    client.engine._ike.receive(back, shown, network.now)
+    client.engine._settle(network.now)
+    assert client.mediator().state == "registered"
+    assert client.sas == 1
+
+
 # -- a peer that is called directly --------------------------------------------------------------
 
 
