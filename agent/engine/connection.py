@@ -302,9 +302,10 @@ class Connection:
         if event.ike_id not in self._sas:
             return
         has_others = self._sas.remove_child(event.ike_id, event.spi_in)
+        if event.reason is CloseReason.IKE_SA_CLOSED:
+            return  # `on_closed` comes next
         self._without_tunnel()
-        going = event.reason is CloseReason.IKE_SA_CLOSED
-        if not has_others and not going and self.entry.peer.child is not None:
+        if not has_others and self.entry.peer.child is not None:
             self._ike.close(event.ike_id, now)
 
     def on_path_changed(self, path: Path) -> None:
@@ -319,6 +320,8 @@ class Connection:
         self._sas.remove(event.ike_id)
         if event.ike_id == self._attempt:
             self._attempt = None
+        if self._sas and event.reason is CloseReason.REPLACED:
+            return  # what took its place has a tunnel in a moment, or ends too
         self._without_tunnel()
         if self._sas:
             return  # another one carries on

@@ -120,11 +120,11 @@ def test_servers_that_share_a_key_do_not_tell_each_others_tokens():
 class Direct:
     """A client, and two gateways with one identity between which it may be sent about."""
 
-    def __init__(self, *, key: str = "gw") -> None:
+    def __init__(self, *, key: str = "gw", more: str = "") -> None:
         self.network = Network()
         self.client = Machine("client", "192.0.2.9")
         public = key_text(Machine("gw").keys.identity.public)
-        peer = f'[peer.office]\naddress = "{FIRST}"\nkey = "{public}"\nstart = true\n'
+        peer = f'[peer.office]\naddress = "{FIRST}"\nkey = "{public}"\nstart = true\n{more}'
         self.client = Machine("client", "192.0.2.9", config=peer)
         client = key_text(self.client.keys.identity.public)
         config = f'[peer.client]\nkey = "{client}"\n'
@@ -180,6 +180,18 @@ def test_on_a_living_tunnel_make_before_break():
     ((host, asked),) = first_messages(direct.sent)
     assert host == SECOND
     assert decode_redirected_from(asked.notify(NotifyType.REDIRECTED_FROM).data).host == FIRST
+    assert direct.client.of(TunnelDown) == []
+
+
+def test_a_proof_that_is_repeated_makes_before_it_breaks():
+    """RFC 4478: addresses and routes of the tunnel stay on both sides."""
+    direct = Direct(more="auth_seconds = 3600").start()
+    assert direct.up(FIRST)
+    before = direct.client.engine._connections["office"].ike_id
+    direct.run(3700)
+    assert direct.client.engine._connections["office"].ike_id != before
+    assert direct.passes(direct.first)
+    assert direct.client.of(TunnelDown) == direct.first.of(TunnelDown) == []
 
 
 def test_a_name_is_looked_up():
