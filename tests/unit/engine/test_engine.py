@@ -40,7 +40,7 @@ def test_the_suite_is_that_of_the_ike_sa_in_use():
     scene = Scene().connected()
     connection = scene.gateway.engine._connections["laptop"]
     sa = scene.gateway.engine._ike.sa(connection.ike_id)
-    sa.peer = replace(sa.peer, proposals=sa.peer.proposals[1:])
+    sa.peer = replace(sa.peer, proposals=sa.peer.proposals[-1:])
     scene.gateway.engine.rekey("laptop", scene.now, ike=True)
     scene.run(1)
     now_used = scene.gateway.engine._ike.sa(connection.ike_id).suite.text

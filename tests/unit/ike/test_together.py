@@ -26,6 +26,8 @@ from tests.support.pair import (
 )
 from tests.unit.ike.test_authentication import by_hash, certified, pinned, shows, trusts
 
+pytestmark = pytest.mark.mlkem
+
 SUITE = ("aes128gcm16-prfsha256-x25519-ke1_mlkem768",)
 CHILDREN = (
     child_policy("10.1.0.0/24", "10.2.0.0/24", proposals=("aes128gcm16-x25519",)),
