@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.datagram import Address, Path
     from agent.engine.entries import MediatorEntry
     from agent.ike.events import IkeSaClosed, Redirected
+    from agent.ike.resumption import StoredTicket
     from agent.ike.table import Ike
     from agent.mediation.client import MediationClient
 
@@ -65,6 +66,7 @@ class Registration:
         self._backoff = Backoff(random, RETRY_FIRST, RETRY_LIMIT)
         self._candidates: list[Path] = []
         self._tickets = TicketHolder()
+        self._lent: StoredTicket | None = None  # to be shown at the server's own address
         self._reflexive: Address | None = None
         self._since = 0.0
         self._error = ""
@@ -75,7 +77,7 @@ class Registration:
             ike,
             emit,
             # A ticket is for the server that gave it, so each attempt elsewhere has a holder anew.
-            lambda: (self.client.extension, TicketHolder().extension),
+            lambda: (self.client.extension, TicketHolder(self._lent).extension),
             self._on_redirection_failed,
         )
 
@@ -126,6 +128,10 @@ class Registration:
         if event.successor is not None and (other := handed_over(peer, event.successor.key)):
             peer, port = other, event.successor.port
         place = Place(event.gateway.host, port, peer, is_proven=event.proven)
+        # From an anycast address: it may well be the server that gave the ticket.
+        sa = None if event.proven else self._ike.sa(event.ike_id)
+        resumption = resumption_of(sa) if sa is not None else None
+        self._lent = resumption.presented if resumption is not None else None
         self.redirection.follow(event, place, now)
 
     def on_registered(self, ike_id: int, reflexive: Address | None, now: float) -> None:
@@ -222,6 +228,7 @@ class Registration:
     def _move(self, ike_id: int, now: float) -> None:
         """The server that we were sent to has us; the other one may go."""
         before, self.ike_id = self.ike_id, ike_id
+        self._lent = None
         sa = self._ike.sa(ike_id)
         resumption = resumption_of(sa) if sa is not None else None
         self._tickets = resumption.holder if resumption is not None else TicketHolder()

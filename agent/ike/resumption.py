@@ -94,8 +94,8 @@ class TicketHolder:
 
     __slots__ = ("resumed", "stored")
 
-    def __init__(self) -> None:
-        self.stored: StoredTicket | None = None
+    def __init__(self, stored: StoredTicket | None = None) -> None:
+        self.stored = stored
         self.resumed = False
 
     @property
