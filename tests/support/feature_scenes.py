@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agent.crypto.digest import sha256
@@ -81,13 +82,18 @@ def _begin(pair: Pair, count: int, *extensions: Extension) -> tuple[Pair, Datagr
     return pair, following(pair)
 
 
-def _with(changes: dict[str, dict[str, Any]], *extensions: Extension) -> tuple[Pair, Datagram]:
-    """Up to IKE_AUTH between sides that see each other with these changes."""
+def changed_pair(changes: dict[str, dict[str, Any]]) -> Pair:
+    """Sides that see each other with these changes."""
     pair = make_pair(child=True)
     for side in (pair.a, pair.b):
         side.ike.wall = lambda: AT
         side.book.peers[0] = replace(side.peer, **changes[side.name])
-    return _begin(pair, 2, *extensions)
+    return pair
+
+
+def _with(changes: dict[str, dict[str, Any]], *extensions: Extension) -> tuple[Pair, Datagram]:
+    """Up to IKE_AUTH between them."""
+    return _begin(changed_pair(changes), 2, *extensions)
 
 
 def proven_by(kind: KeyKind, *, old: bool = False) -> tuple[Pair, Datagram]:
@@ -108,14 +114,17 @@ def _certified(issued: Issued) -> dict[str, Any]:
     }
 
 
-_CERTIFIED = {
-    name: _certified(issue(name, SUB, names=(f"{name}@example.org",), kind=KeyKind.ED25519))
-    for name in "ab"
-}
+@cache
+def certified(kind: KeyKind = KeyKind.ED25519) -> dict[str, dict[str, Any]]:
+    """What is different in how a and b see each other where both have such a certificate."""
+    return {
+        name: _certified(issue(name, SUB, names=(f"{name}@example.org",), kind=kind))
+        for name in "ab"
+    }
 
 
 def _by_certificate() -> tuple[Pair, Datagram]:
-    return _with(_CERTIFIED)
+    return _with(certified())
 
 
 def _by_raw_key() -> tuple[Pair, Datagram]:
