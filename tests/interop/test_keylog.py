@@ -132,6 +132,7 @@ def test_a_resumed_registration(nats):
     bob.wait_registered()
     server.kill()
     server.start()
+    bob.cli("connect", "alice", check=False)  # whoever sends something notices at once
     bob.wait("back", lambda s: s["mediators"][0]["resumed"], 40.0)
     bob.stop()
     verdict = capture.judged(keylog)

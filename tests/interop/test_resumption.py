@@ -80,6 +80,8 @@ def test_who_is_revoked_does_not_come_back(nats, gone):
     server.kill()
     server.layout.config.write_text(config)
     server.start()
+    for each in (alice, bob):  # whoever sends something notices at once
+        each.cli("connect", "peer", check=False)
     alice.wait("refused", lambda s: "did not accept us" in s["mediators"][0]["error"], 40.0)
     server.wait("bob is back", lambda s: s["server"]["registered"] == 1, 40.0)
     assert resumed(bob)
