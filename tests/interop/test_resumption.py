@@ -48,6 +48,8 @@ def test_the_mediator_is_killed_and_all_come_back_by_ticket(nats):
     since = alice.peer("bob")["since"]
     server.kill()
     server.start()
+    for each in (alice, bob):  # whoever says something to the mediator notices at once
+        each.cli("invite", "guest")  # whom the mediator has to let through
     back(server, alice, bob)
     assert resumed(alice)
     assert resumed(bob)
