@@ -105,11 +105,11 @@ def proven_by(kind: KeyKind, *, old: bool = False) -> tuple[Pair, Datagram]:
     return _with({"a": own, "b": own}, *([Before7427()] if old else []))
 
 
-def _certified(issued: Issued) -> dict[str, Any]:
+def _certified(issued: Issued, *between: Issued) -> dict[str, Any]:
     anchors = (ROOT.certificate,)
     return {
         "local_auth": issued.key,
-        "certificates": (issued.der, SUB.der),
+        "certificates": (issued.der, *(one.der for one in between)),
         "remote_auth": CertificateAuth(anchors=anchors),
     }
 
@@ -118,13 +118,17 @@ def _certified(issued: Issued) -> dict[str, Any]:
 def certified(kind: KeyKind = KeyKind.ED25519) -> dict[str, dict[str, Any]]:
     """What is different in how a and b see each other where both have such a certificate."""
     return {
-        name: _certified(issue(name, SUB, names=(f"{name}@example.org",), kind=kind))
+        name: _certified(issue(name, SUB, names=(f"{name}@example.org",), kind=kind), SUB)
         for name in "ab"
     }
 
 
-def _by_certificate() -> tuple[Pair, Datagram]:
-    return _with(certified())
+@cache
+def _certified_directly() -> dict[str, dict[str, Any]]:
+    return {
+        name: _certified(issue(name, ROOT, names=(f"{name}@example.org",), kind=KeyKind.ED25519))
+        for name in "ab"
+    }
 
 
 def _by_raw_key() -> tuple[Pair, Datagram]:
@@ -222,14 +226,14 @@ def _usual_with(words: str) -> tuple[dict[int, set[str]], dict[int, set[str]]]:
     return dict(_USUAL.missing), senseless
 
 
-def _certificate_scene() -> Scene:
-    missing, senseless = _usual_with("IDr CERT CERT AUTH")
-    usual = "IDr CERT CERT AUTH SA TSi TSr"
+def _certificate_scene(name: str, words: str, changes: dict[str, dict[str, Any]]) -> Scene:
+    missing, senseless = _usual_with(words)
+    usual = f"{words} SA TSi TSr"
     missing[P.CERT] = senseless[P.CERT] = {AUTH}
     senseless[P.CERTREQ] = {usual}
     return Scene(
-        "IKE_AUTH with certificates",
-        _by_certificate,
+        name,
+        lambda: _with(changes),
         usual,
         AUTH_ONCE,
         missing,
@@ -255,8 +259,10 @@ def _ticket_scene(name: str, start: Start) -> Scene:
     return Scene(name, start, usual, AUTH_ONCE, missing, senseless, twice={P.N: either})
 
 
+# Too long to be cut at each octet; its certificates have an order.
+CHAINED = _certificate_scene("IKE_AUTH with a CA between", "IDr CERT CERT AUTH", certified())
 REQUESTS = [
-    _certificate_scene(),
+    _certificate_scene("IKE_AUTH with certificates", "IDr CERT AUTH", _certified_directly()),
     _raw_key_scene(),
     _ticket_scene("IKE_AUTH that asks for a ticket", _first_with_ticket),
     _ticket_scene("IKE_AUTH after a ticket", resuming(2)),

@@ -157,6 +157,24 @@ def test_responses_damaged_inside_the_protection(scene: Scene) -> None:
         )
 
 
+def test_certificates_in_another_number_or_order() -> None:
+    """The first one is the peer's own (RFC 7296 §3.6), the others may be anywhere."""
+    scene, seen = feature_scenes.CHAINED, set()
+    for bad in damage.chains(payloads_of(*scene.start())[0].payloads):
+        if bad.kind not in (Kind.SWAPPED, Kind.HARMLESS, Kind.TWICE, Kind.MISSING, Kind.NONSENSE):
+            continue
+        pair, true = scene.start()
+        message, cipher = payloads_of(pair, true)
+        data = sealed(message, cipher, bad.first, bad.octets)
+        pair.b.ike.receive(true.arriving, data, pair.now)
+        pair.drain()
+        (answer,) = pair.pending
+        said = pair.describe(pair.b, answer.data).removeprefix("IKE_AUTH! ")
+        assert said in _allowed(scene, bad), bad.name
+        seen.add((bad.kind, said))
+    assert {(Kind.SWAPPED, AUTH), (Kind.HARMLESS, scene.usual)} <= seen
+
+
 # -- around the protection -----------------------------------------------------------------------
 
 
