@@ -119,7 +119,7 @@ def read_certificate(der: bytes) -> Certificate:
     try:
         signed, algorithm, signature = read_elements(content_of(der, SEQUENCE))
         parts = read_elements(content_of(signed.octets, SEQUENCE))
-        if parts[0].tag == _VERSION:
+        if parts and parts[0].tag == _VERSION:
             del parts[0]
         _serial, inner, issuer, _validity, subject, spki = parts[:6]
         if inner.octets != algorithm.octets:  # RFC 5280 §4.1.1.2

@@ -16,9 +16,18 @@ from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.message import decode_message
 from agent.wire.payloads import Encrypted, NotifyPayload
 from tests.fuzz.mutate import mutated
+from tests.support import feature_scenes
 from tests.support.damage import Raw, chain, raw
-from tests.support.exchanges import REQUESTS, RESPONSES, Scene, all_scenes, payloads_of, sealed
-from tests.support.pair import A_TO_B, Pair, Side, established, make_pair
+from tests.support.exchanges import (
+    REQUESTS,
+    RESPONSES,
+    Scene,
+    all_scenes,
+    connecting,
+    payloads_of,
+    sealed,
+)
+from tests.support.pair import Pair, Side, established, make_pair
 from tests.unit.engine.machines import Scene as World
 from tests.unit.wire import samples
 
@@ -38,7 +47,11 @@ def _is_consistent(side: Side) -> bool:
     )
 
 
-@all_scenes
+@pytest.mark.parametrize(
+    "scene",
+    [*REQUESTS, *RESPONSES, *feature_scenes.REQUESTS, *feature_scenes.RESPONSES],
+    ids=lambda s: s.name,
+)
 def test_any_content_under_true_keys_has_at_most_one_answer_and_an_end(scene: Scene) -> None:
     source = random.Random(scene.name)
     for _ in range(120):
@@ -72,7 +85,7 @@ def test_a_peer_that_lies_for_hours_cannot_make_us_grow(seed: int) -> None:
     """Requests and responses of all exchanges from all payloads there are, one after the other."""
     source = random.Random(seed)
     parts = []
-    for scene in (*REQUESTS, *RESPONSES):
+    for scene in (*REQUESTS, *RESPONSES, *feature_scenes.REQUESTS, *feature_scenes.RESPONSES):
         pair, true = scene.start()
         parts += raw(payloads_of(pair, true)[0].payloads)
     parts += [Raw(41, NotifyPayload(kind, b"12345678").encode()) for kind in NotifyType]
@@ -150,12 +163,10 @@ def test_any_datagram_that_was_ever_sent_changed_a_little_leaves_a_tunnel_standi
     assert world.echoes()
 
 
-def test_first_requests_changed_in_any_way_never_fill_a_table() -> None:
+@pytest.mark.parametrize("start", [connecting(0), feature_scenes.resuming(0)])
+def test_first_requests_changed_in_any_way_never_fill_a_table(start) -> None:
     source = random.Random(8)
-    pair = make_pair(child=True)
-    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
-    pair.drain()
-    (true,) = pair.pending
+    pair, true = start()
     limit = pair.b.ike.settings.half_open_limit_net
     for _ in range(4000):
         data = samples.with_length(mutated(source, true.data, times=6))

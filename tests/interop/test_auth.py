@@ -64,8 +64,9 @@ def both(
     their_files: dict[str, bytes],
     our_id: str = "",
     extra: str = "",
+    arguments: tuple[str, ...] = (),
 ) -> Both:
-    """Both running; the initiator is behind a NAT."""
+    """Both running, we with these `arguments`; the initiator is behind a NAT."""
     places = {"initiator": (nats.operator, "alice"), "responder": (nats.server, "bob")}
     (our_host, our_name) = places.pop(role)
     ((host, name),) = places.values()
@@ -105,7 +106,7 @@ def both(
         plugins=WITH_X509,
     )
     strongswan = StrongswanEnd(host, charon, name)
-    ours.start()
+    ours.start(*arguments)
     strongswan.start()
     return Both(ours, strongswan, ours if role == "initiator" else strongswan)
 
@@ -113,7 +114,9 @@ def both(
 # -- pinned keys ---------------------------------------------------------------------------------
 
 
-def with_keys(nats: Any, role: str, kind: KeyKind, extra: str = "") -> Both:
+def with_keys(
+    nats: Any, role: str, kind: KeyKind, extra: str = "", arguments: tuple[str, ...] = ()
+) -> Both:
     return both(
         nats,
         role,
@@ -130,6 +133,7 @@ def with_keys(nats: Any, role: str, kind: KeyKind, extra: str = "") -> Both:
             "pubkey/ours": public_key_pem(kind, "ours"),
         },
         extra=extra,
+        arguments=arguments,
     )
 
 
@@ -185,6 +189,7 @@ def with_certificates(
     their_root: Issued | None = None,
     our_id: str = "",
     extra: str = "",
+    arguments: tuple[str, ...] = (),
 ) -> Both:
     """Each side with a CA of its own between its certificate and the root."""
     our_name = "alice" if role == "initiator" else "bob"
@@ -217,6 +222,7 @@ def with_certificates(
         },
         our_id=our_id,
         extra=extra,
+        arguments=arguments,
     )
 
 

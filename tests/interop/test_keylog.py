@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.crypto.signatures import KeyKind
 from tests.bench.machines import our_peer, our_server
 from tests.interop.ends import INNER, OTHER, Suite
+from tests.interop.test_auth import with_certificates, with_keys
 from tests.interop.test_direct import ROLES, Pair
 from tests.interop.test_ppk import ours, theirs
 from tests.support.tshark import NEWER, PRIVATE, Verdict, dissect
@@ -130,6 +132,7 @@ def test_a_resumed_registration(nats):
     bob.wait_registered()
     server.kill()
     server.start()
+    bob.cli("connect", "alice", check=False)  # whoever sends something notices at once
     bob.wait("back", lambda s: s["mediators"][0]["resumed"], 40.0)
     bob.stop()
     verdict = capture.judged(keylog)
@@ -240,4 +243,34 @@ def test_more_with_strongswan(nats, role):
     pair.strongswan.wait_down()
     verdict = capture.judged(keylog)
     assert_opened(verdict, "Fragment (53)", "(16435)", "(16436)", "REKEY_SA", "CREATE_CHILD_SA")
+    assert all("[Good: True]" in frame for frame in verdict.esp)
+
+
+@pytest.mark.strongswan
+@pytest.mark.parametrize(
+    ("role", "kind", "proof"),
+    [
+        ("initiator", KeyKind.RSA, "certificates"),
+        ("responder", KeyKind.P384, "certificates"),
+        ("initiator", KeyKind.P521, "RFC 4754"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_proofs_with_strongswan(nats, role, kind, proof):
+    """Each with a CA between and in fragments both ways; or without RFC 7427."""
+    capture = Capture(nats)
+    keylog = nats.lab.folder / "keys"
+    arguments = ("--verbose", "--keylog", str(keylog))
+    if proof == "certificates":
+        pair = with_certificates(nats, role, kind, extra="rsa_pss = yes", arguments=arguments)
+        names = ["Certificate (37)", "Certificate Request (38)", "Digital Signature (14)"]
+        names += ["Fragment (53)"] if kind is KeyKind.RSA else []
+    else:
+        pair = with_keys(nats, role, kind, "signature_authentication = no", arguments)
+        names = ["(11)"]
+    pair.up()
+    pair.ours.delete()
+    pair.strongswan.wait_down()
+    verdict = capture.judged(keylog)
+    assert_opened(verdict, *names)
     assert all("[Good: True]" in frame for frame in verdict.esp)

@@ -48,6 +48,8 @@ def test_the_mediator_is_killed_and_all_come_back_by_ticket(nats):
     since = alice.peer("bob")["since"]
     server.kill()
     server.start()
+    for each in (alice, bob):  # whoever says something to the mediator notices at once
+        each.cli("invite", "guest")  # whom the mediator has to let through
     back(server, alice, bob)
     assert resumed(alice)
     assert resumed(bob)
@@ -80,6 +82,8 @@ def test_who_is_revoked_does_not_come_back(nats, gone):
     server.kill()
     server.layout.config.write_text(config)
     server.start()
+    for each in (alice, bob):  # whoever sends something notices at once
+        each.cli("connect", "peer", check=False)
     alice.wait("refused", lambda s: "did not accept us" in s["mediators"][0]["error"], 40.0)
     server.wait("bob is back", lambda s: s["server"]["registered"] == 1, 40.0)
     assert resumed(bob)

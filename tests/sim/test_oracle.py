@@ -3,7 +3,7 @@
 A scene is two engines on the simulated network, what they are told, what they do, and the words
 that tshark has to find. Not one message or ESP packet may stay sealed, not one field unknown or
 malformed, but for those of `NEWER` (each with its reason) that the scene names.
-To cover a further feature, add a scene.
+To cover a further feature, add a scene. Those of the proofs are in test_oracle_proofs.
 
 What Debian's tshark 4.0 has no cipher for is opened by tests/support/recast.py and judged like the
 rest. The mediation exchange (ME_CONNECT, exchange type 240, payload IDp, notifies 40962 to 40968)
@@ -47,8 +47,10 @@ from tests.support.tshark import NEWER, dissect, is_esp, pcap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path as Folder
 
     from agent.ike.sa import IkeSa
+    from tests.support.tshark import Verdict
 
 PORT = 4500
 IKE, ESP = "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"
@@ -497,6 +499,11 @@ SCENES = [
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)
 def test_tshark_reads_it_all(tmp_path, scene):
+    judge(tmp_path, scene)
+
+
+def judge(tmp_path: Folder, scene: Scene) -> Verdict:
+    """Play the scene and let tshark judge it."""
     stage = Stage(scene)
     scene.act(stage)
     lines = list(dict.fromkeys(stage.lines))
@@ -516,4 +523,5 @@ def test_tshark_reads_it_all(tmp_path, scene):
         assert "Echo (ping)" in frame
     text = "\n".join(verdict.ike)
     for words in scene.shows:
-        assert words in text
+        assert words in text, words
+    return verdict

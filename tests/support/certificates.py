@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def issue(
         .subject_name(subject(name))
         .issuer_name(subject(issuer_name or signer.name))
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(zlib.crc32(f"{name} {signer.name}".encode()) + 1)
         .not_valid_before(begins.replace(tzinfo=None))
         .not_valid_after(ends.replace(tzinfo=None))
     )

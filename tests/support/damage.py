@@ -11,8 +11,12 @@ import struct
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.wire.codes import ExchangeType, PayloadType
+from agent.crypto.signatures import SCHEMES
+from agent.wire.codes import AuthMethod, ExchangeType, NotifyType, PayloadType
 from agent.wire.payloads import (
+    AuthPayload,
+    CertPayload,
+    CertreqPayload,
     CpPayload,
     DeletePayload,
     NotifyPayload,
@@ -38,6 +42,7 @@ class Kind(StrEnum):
     LENGTH = "length"  # a length or count inside a body is wrong
     CRITICAL = "critical"
     HARMLESS = "harmless"  # to be ignored: the answer is the one to the undamaged message
+    SWAPPED = "swapped"  # the order of certificates, which means something (RFC 7296 §3.6)
     TWICE = "twice"
     MISSING = "missing"
     NONSENSE = "nonsense"  # well-formed; what it says makes no sense
@@ -143,8 +148,14 @@ def _length_fields(payload: Payload, body: bytes) -> Iterator[tuple[int, int]]:
     match payload:
         case SaPayload():
             yield from _proposal_fields(body)
-        case NotifyPayload():
+        case NotifyPayload(type=kind):
             yield 1, 1
+            if kind in (NotifyType.REDIRECT, NotifyType.REDIRECTED_FROM):
+                yield 5, 1  # of the gateway's identity
+        case AuthPayload(method=AuthMethod.DIGITAL_SIGNATURE):
+            yield from ((4, 1), (6, 1))  # of the AlgorithmIdentifier, and what that says itself
+        case CertPayload():
+            yield from ((3, 2), (7, 2))  # the certificate and its signed part
         case DeletePayload():
             yield from ((1, 1), (2, 2))
         case TsiPayload() | TsrPayload():
@@ -201,9 +212,11 @@ def _counted(parts: list[Raw]) -> Iterator[Damage]:
 
 
 def _harmless(parts: list[Raw]) -> Iterator[Damage]:
-    yield _damage("backwards", Kind.HARMLESS, 0, parts[::-1])
-    for by in range(1, len(parts)):
-        yield _damage(f"rotated by {by}", Kind.HARMLESS, 0, parts[by:] + parts[:by])
+    certificates = [part for part in parts if part.type == PayloadType.CERT]
+    orders = {f"rotated by {by}": parts[by:] + parts[:by] for by in range(1, len(parts))}
+    for name, order in {"backwards": parts[::-1], **orders}.items():
+        same = [part for part in order if part.type == PayloadType.CERT] == certificates
+        yield _damage(name, Kind.HARMLESS if same else Kind.SWAPPED, 0, order)
     marked = [part._replace(flags=0xFF) for part in parts]  # RFC 7296 §2.5: known ones, so ignored
     yield _damage("all flags", Kind.HARMLESS, 0, marked)
 
@@ -224,6 +237,38 @@ def nonsense_of(payload: Payload) -> Iterator[tuple[str, bytes]]:
             yield from _senseless_proposals(proposals[0].protocol, proposals[0].spi)
         case TsiPayload() | TsrPayload():
             yield from SELECTORS.items()
+        case AuthPayload():
+            yield from _senseless_proofs(payload)
+        case CertPayload() | CertreqPayload():
+            for encoding in sorted({*range(16), 201, 255} - {payload.encoding}):
+                yield f"encoding {encoding}", bytes((encoding,)) + payload.data
+            yield "nothing in it", bytes((payload.encoding,))
+            if payload.data:
+                yield "another octet", payload.encode()[:-1] + bytes((payload.data[-1] ^ 1,))
+
+
+def _senseless_proofs(payload: AuthPayload) -> Iterator[tuple[str, bytes]]:
+    for method in sorted({*range(16), 201, 255} - {payload.method}):
+        yield f"method {method}", bytes((method, 0, 0, 0)) + payload.data
+    data, start = payload.data, 0
+    if payload.method == AuthMethod.DIGITAL_SIGNATURE:
+        start = 1 + data[0]
+        for scheme in SCHEMES:
+            if scheme.algorithm != data[1:start]:
+                head = bytes((len(scheme.algorithm),)) + scheme.algorithm
+                yield f"as {scheme.name}", bytes((14, 0, 0, 0)) + head + data[start:]
+    length = len(data) - start
+    signatures = {
+        "all zeros": bytes(length),
+        "all ones": b"\xff" * length,
+        "one octet more": data[start:] + b"\0",
+        "twice": 2 * data[start:],
+        "r and s of zero": bytes.fromhex("3006020100020100"),
+        "one": bytes(length - 1) + b"\1",
+        "another octet": data[start:-1] + bytes((data[-1] ^ 1,)),
+    }
+    for name, signature in signatures.items():
+        yield name, bytes((payload.method, 0, 0, 0)) + data[:start] + signature
 
 
 def _senseless_proposals(protocol: int, spi: bytes) -> Iterator[tuple[str, bytes]]:

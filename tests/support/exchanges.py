@@ -64,9 +64,10 @@ P = PayloadType
 class Scene:
     """`start` leads up to the message. `usual`: what the undamaged one is answered.
 
-    `once`: what may not stand there twice. `missing`, `senseless`: what is answered where a payload
-    of a type is not there, or says nothing sensible; what is not listed changes nothing. The first
-    word is that for a whole SA payload or selector, the rest may occur when it is cut short.
+    `once`: what may not stand there twice. `twice`, `missing`, `senseless`: what is answered where
+    a payload of a type is there again, is not there, or says nothing sensible; what is not listed
+    changes nothing. The first word is that for a whole SA payload or selector, the rest may occur
+    when it is cut short.
     `lasting`: what is said and makes no sense does not end the SA (mediation.md §2).
     """
 
@@ -77,6 +78,7 @@ class Scene:
     missing: dict[int, set[str]] = field(default_factory=dict)
     senseless: dict[int, set[str]] = field(default_factory=dict)
     lasting: bool = False
+    twice: dict[int, set[str]] = field(default_factory=dict)
 
 
 def following(pair: Pair) -> Datagram:
@@ -86,7 +88,7 @@ def following(pair: Pair) -> Datagram:
     return datagram
 
 
-def _answer(start: Callable[[], tuple[Pair, Datagram]]) -> Callable[[], tuple[Pair, Datagram]]:
+def answer_to(start: Callable[[], tuple[Pair, Datagram]]) -> Callable[[], tuple[Pair, Datagram]]:
     """The response to what `start` leads up to."""
 
     def answered() -> tuple[Pair, Datagram]:
@@ -194,7 +196,7 @@ def _from_mediator() -> tuple[Pair, Datagram]:
     return pair, following(pair)
 
 
-_AUTH_ONCE = frozenset({P.IDi, P.IDr, P.AUTH, P.SA, P.TSi, P.TSr})
+AUTH_ONCE = frozenset({P.IDi, P.IDr, P.AUTH, P.SA, P.TSi, P.TSr})
 _CHILD_ONCE = frozenset({P.SA, P.NONCE, P.KE, P.TSi, P.TSr})
 _NO_CHILD = f"IDr AUTH {NO_PROPOSAL}"
 _CHILD_MISSING = {P.KE: {KE}, **{key: {SYNTAX} for key in (P.SA, P.NONCE, P.TSi, P.TSr)}}
@@ -211,7 +213,7 @@ REQUESTS = [
         "IKE_AUTH",
         connecting(2),
         "IDr AUTH SA TSi TSr",
-        _AUTH_ONCE,
+        AUTH_ONCE,
         # Half a Child SA is none of this exchange's messages; none at all is childless (RFC 6023).
         {key: {SYNTAX} for key in (P.IDi, P.AUTH, P.SA, P.TSi, P.TSr)},
         {
@@ -282,7 +284,14 @@ REQUESTS = [
         lasting=True,
     ),
 ]
-RESPONSES = [Scene(s.name, _answer(s.start), "", s.once) for s in REQUESTS]
+
+
+def responses_of(requests: list[Scene]) -> list[Scene]:
+    """The scenes that go on to the answers."""
+    return [Scene(s.name, answer_to(s.start), "", s.once, {}, s.senseless) for s in requests]
+
+
+RESPONSES = responses_of(REQUESTS)
 BOTH = [
     *[(s.name + " request", s) for s in REQUESTS],
     *[(s.name + " response", s) for s in RESPONSES],

@@ -1,7 +1,8 @@
-"""Private keys of every kind, made once for a run: a test needs them, not their making."""
+"""Private keys of every kind, each by its name."""
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 
 from cryptography.hazmat.primitives import serialization
@@ -19,12 +20,13 @@ _CURVES = {
 
 @cache
 def raw_private_key(kind: KeyKind, name: str = "") -> PrivateKey:
-    """The key called `name` of this kind, as cryptography has it."""
-    if kind is KeyKind.ED25519:
-        return ed25519.Ed25519PrivateKey.generate()
+    """The key called `name` of this kind, as cryptography has it; the same in every run but RSA."""
     if kind is KeyKind.RSA:
         return rsa.generate_private_key(65537, 2048)
-    return ec.generate_private_key(_CURVES[kind]())
+    seed = hashlib.sha256(f"{kind.name} {name}".encode()).digest()
+    if kind is KeyKind.ED25519:
+        return ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    return ec.derive_private_key(int.from_bytes(seed, "big"), _CURVES[kind]())
 
 
 @cache

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from agent.datagram import Address, Path, Received, Transmit
+from agent.datagram import Address, Dropped, Path, Received, Transmit
 from agent.ike.exchange import MAX_ELSEWHERE
 from agent.ike.settings import IkeSettings
 from agent.wire.message import Header, decode_message, encode_message
-from agent.wire.payloads import Encrypted, NoncePayload, NotifyPayload
-from tests.support import damage
-from tests.support.attacker import answers_of, first_request
+from agent.wire.payloads import Encrypted, EncryptedFragment, NoncePayload, NotifyPayload
+from tests.support import damage, feature_scenes
+from tests.support.attacker import answers_of, first_request, outputs_of
 from tests.support.exchanges import REQUESTS, Scene, payloads_of, sealed
+from tests.support.feature_scenes import TICKET_KEY, resuming
 from tests.support.pair import B_ADDRESS, make_pair
 from tests.unit.engine.machines import Machine
 
 LIMIT = 1.1
+FRAGMENTING = 2 * 64  # headers, IV and ICV of two fragments more
 SERVER = Path(Address.parse("203.0.113.10", 4500), Address.parse("198.18.0.1", 9999))
 
 
@@ -50,6 +52,35 @@ def test_every_kind_of_first_request(port: int) -> None:
             assert out <= LIMIT * (len(marker) + len(head)), bad.name
             answered += out > 0
     assert answered > 50
+
+
+def test_every_kind_of_first_request_with_a_ticket() -> None:
+    """Good ones, damaged ones, with the shortest nonce; a ticket that is good, and one that isn't.
+
+    tests/unit/ike/test_bad_resume.py::test_requests_that_are_damaged has what is kept of them.
+    """
+    answered = set()
+    for keys in ((TICKET_KEY,), ()):
+        pair, true = resuming(0)()
+        pair.b.ike._tickets.keys = keys
+        message = decode_message(true.data)
+        short = [NoncePayload(bytes(16)), *message.payloads[1:2]]
+        for bad in (*damage.chains(message.payloads), *damage.chains(short)):
+            pair.now += 60.0  # what was kept of the one before is over
+            pair.b.ike.handle_timer(pair.now)
+            outputs_of(pair.b)
+            head = bytearray(encode_message(message.header, ()) + bad.octets)
+            head[16] = bad.first
+            head[24:28] = len(head).to_bytes(4, "big")
+            pair.b.ike.receive(true.arriving, bytes(head), pair.now)
+            sent = answers_of(pair.b)
+            assert sum(map(len, sent)) <= LIMIT * len(head), bad.name
+            answered |= {pair.describe(pair.b, answer) for answer in sent}
+    assert answered == {
+        "IKE_SESSION_RESUME! No",
+        "IKE_SESSION_RESUME! N(TICKET_NACK)",
+        "IKE_SESSION_RESUME! N(UNSUPPORTED_CRITICAL_PAYLOAD)",
+    }
 
 
 def test_cookies() -> None:
@@ -95,7 +126,7 @@ def test_checks_of_nobody() -> None:
     assert _out(machine, data, 1000.0) == 0
 
 
-@pytest.mark.parametrize("scene", REQUESTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("scene", [*REQUESTS, *feature_scenes.REQUESTS], ids=lambda s: s.name)
 def test_a_caught_request_is_no_tool_against_others(scene: Scene) -> None:
     """Repeated in the name of a victim, a true request is answered there a few times and no more;
 
@@ -104,19 +135,35 @@ def test_a_caught_request_is_no_tool_against_others(scene: Scene) -> None:
     pair, true = scene.start()
     receiver = pair.other(true.sender)
     pair.deliver(true)
+    whole = sum(len(d.data) for d in pair.pending if d.sender is receiver)
     pair.pending.clear()
     victim = Path(true.arriving.local, Address.parse("198.18.0.66", 4500))
     for _ in range(100):
         receiver.ike.receive(victim, true.data, pair.now)
     outputs = list(iter(receiver.ike.poll_output, None))
-    assert sum(isinstance(o, Transmit) for o in outputs) == MAX_ELSEWHERE
+    assert sum(isinstance(o, Dropped) for o in outputs) == 100 - MAX_ELSEWHERE
+    # A long answer comes in fragments after a while (RFC 7383 §2.5.2), which weigh a little more.
+    weight = sum(len(o.data) for o in outputs if isinstance(o, Transmit))
+    assert MAX_ELSEWHERE * whole <= weight <= MAX_ELSEWHERE * (whole + FRAGMENTING)
     for _ in range(20):
         receiver.ike.receive(true.arriving, true.data, pair.now)
-        (answer,) = answers_of(receiver)
-        assert decode_message(answer).first(Encrypted)
+        answers = answers_of(receiver)
+        assert whole <= sum(map(len, answers)) <= whole + FRAGMENTING
+        for answer in map(decode_message, answers):
+            assert answer.first(Encrypted) or answer.first(EncryptedFragment)
 
 
-@pytest.mark.parametrize("scene", REQUESTS[:2], ids=lambda s: s.name)
+UNPROVEN = [
+    *REQUESTS[:2],
+    *(
+        s
+        for s in feature_scenes.REQUESTS
+        if s.name.startswith("IKE_AUTH") and "certif" not in s.name
+    ),
+]
+
+
+@pytest.mark.parametrize("scene", UNPROVEN, ids=lambda s: s.name)
 def test_what_is_protected_and_not_proven(scene: Scene) -> None:
     """Whoever made the key exchange has keys and no name yet: the same limit, whatever it sends."""
     pair, true = scene.start()

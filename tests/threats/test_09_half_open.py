@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.datagram import Address, Path
+from agent.datagram import Address, Path, Transmit
 from agent.ike.half_open import HalfOpen
 from agent.ike.settings import IkeSettings
+from agent.wire.message import decode_message, encode_message
+from agent.wire.payloads import NoncePayload
 from tests.support.attacker import first_request, flood, outputs_of
+from tests.support.feature_scenes import resuming
 from tests.support.pair import (
+    A_TO_B,
     B_ADDRESS,
     established,
     make_pair,
@@ -48,6 +52,44 @@ def test_the_oldest_half_open_goes_first() -> None:
     assert len(pair.b.ike.half_open) == 0
     assert pair.b.ike.half_open._networks == {}
     assert len(pair.b.ike._schedule) == 0
+
+
+def test_tickets_have_no_caps_of_their_own() -> None:
+    """THREATS 9: whoever replays a true ticket from everywhere is bounded as with IKE_SA_INIT."""
+    settings = IkeSettings(
+        cookie_threshold=10**6,
+        cookie_threshold_net=10**6,
+        half_open_limit=100,
+        half_open_limit_net=20,
+    )
+    pair, true = resuming(0, settings=settings)()
+    message = decode_message(true.data)
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)  # somebody is there, and stays
+    pair.settle()
+    assert len(pair.b.ike) == 1
+
+    def replayed(number: int, host: bytes) -> None:
+        spi = b"\xfe" + number.to_bytes(7, "big")
+        nonce, *rest = message.payloads
+        header = message.header._replace(initiator_spi=spi)
+        data = encode_message(header, [NoncePayload(nonce.data[:-8] + spi), *rest])
+        path = Path(B_ADDRESS, Address(host, 4500))
+        pair.b.ike.receive(path, data, pair.now)
+        (answer,) = [d for d in outputs_of(pair.b) if isinstance(d, Transmit)]
+        assert len(answer.data) <= 1.1 * len(data)  # THREATS 8
+        assert decode_message(answer.data).first(NoncePayload)
+
+    for number in range(50):
+        replayed(number, bytes((100, 64, 7, number)))
+    assert len(pair.b.ike.half_open) == 20
+    for number in range(50, 250):
+        replayed(number, bytes((100, 65, number, 1)))
+    assert len(pair.b.ike.half_open) == 100
+    assert len(pair.b.ike._by_spi) == 101
+    assert len(pair.b.ike) == 1
+    pair.sleep(60)
+    assert len(pair.b.ike.half_open) == 0
+    assert pair.b.ike.half_open._networks == {}
 
 
 @dataclass(frozen=True)

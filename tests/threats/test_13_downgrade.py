@@ -6,22 +6,34 @@ tests/unit/ike/test_post_quantum.py::test_support_stripped_from_the_response
 tests/unit/ike/test_post_quantum.py::test_ike_auth_without_the_round_is_refused
 tests/unit/ike/test_post_quantum.py::test_who_requires_it_never_falls_back
 tests/unit/ike/test_initial.py::test_stripped_hash_algorithms
+tests/unit/ike/test_authentication.py::test_threat_13_stripped_hash_algorithms
+tests/unit/engine/test_redirect.py::test_a_forged_redirect_costs_one_attempt_and_changes_nothing
+tests/unit/ike/test_resumption.py::test_a_forged_refusal_costs_a_handshake_and_nothing_else
 tests/unit/ike/test_initial.py::test_a_forged_error_does_not_hurry_the_rest
 tests/unit/ike/test_ppk.py::test_use_ppk_stripped_on_the_way
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from agent.crypto.kex import supports_group
+from agent.crypto.signatures import KeyKind
 from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import NotifyType
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import NotifyPayload, SaPayload
 from tests.support.exchanges import connecting, following
+from tests.support.feature_scenes import certified, changed_pair, resuming
 from tests.support.pair import A_TO_B, Pair, ike_proposals, make_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.wire.payloads import Payload
 
 PLAIN = "aes128gcm16-prfsha256-x25519"
 # A second round with a classical method stands for ML-KEM where the package has none.
@@ -115,6 +127,96 @@ def test_every_payload_stripped(count: int, ike: tuple[str, ...]) -> None:
         assert len(pair.b.events(IkeSaEstablished)) <= count, stripped
         assert not pair.b.ike._by_spi, stripped
         assert not pair.b.installed, stripped
+
+
+CERTIFIED = pytest.mark.parametrize(
+    "kind", [KeyKind.RSA, KeyKind.P256, KeyKind.P521], ids=lambda kind: kind.name
+)
+
+
+def _meddled(kind: KeyKind, count: int, change: Callable[[list[Payload]], list[Payload]]) -> Pair:
+    """Two with certificates; the first message (`count` 0) or its answer is changed on its way."""
+    pair = changed_pair(certified(kind))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    for _ in range(count):
+        pair.deliver(following(pair))
+    true = following(pair)
+    message = decode_message(true.data)
+    true.data = encode_message(message.header, change(list(message.payloads)))
+    pair.pending.append(true)
+    pair.settle()
+    pair.sleep(60, deliver=False)
+    return pair
+
+
+def _nobody_is_up(pair: Pair) -> None:
+    assert not pair.a.events(IkeSaEstablished)
+    assert not pair.b.ike._by_spi
+    assert not pair.a.installed
+    assert not pair.b.installed
+
+
+@CERTIFIED
+@pytest.mark.parametrize("count", [0, 1])
+def test_every_payload_stripped_between_certificates(count: int, kind: KeyKind) -> None:
+    """The hashes that are announced, the CAs that are asked for, and whatever else stands there."""
+    pair = changed_pair(certified(kind))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    for _ in range(count):
+        pair.deliver(following(pair))
+    kinds = [
+        getattr(p, "type", p.payload_type) for p in decode_message(following(pair).data).payloads
+    ]
+    assert NotifyType.SIGNATURE_HASH_ALGORITHMS in kinds
+    for index, stripped in enumerate(kinds):
+        pair = _meddled(kind, count, lambda p, at=index: p[:at] + p[at + 1 :])
+        if count and stripped == NotifyType.IKEV2_FRAGMENTATION_SUPPORTED and pair.b.ike._by_spi:
+            # b answers a good proof in fragments, of which a knows nothing, so a does not tell b
+            # that its answer is refused. The next attempt replaces what b has.
+            assert not pair.a.events(IkeSaEstablished)
+            pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+            pair.settle()
+            assert pair.a.sa.spis == pair.b.sa.spis
+            continue
+        _nobody_is_up(pair)
+
+
+@CERTIFIED
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("hashes", ["", "0001", "0002", "00010002000300040005", "0003000200040005"])
+def test_other_hashes_between_certificates(hashes: str, count: int, kind: KeyKind) -> None:
+    """None, SHA-1 alone or beside the others, fewer, or the same ones in another order."""
+
+    def change(payloads: list[Payload]) -> list[Payload]:
+        announced = NotifyType.SIGNATURE_HASH_ALGORITHMS
+        other = NotifyPayload(announced, bytes.fromhex(hashes))
+        assert other not in payloads
+        return [other if getattr(p, "type", 0) == announced else p for p in payloads]
+
+    _nobody_is_up(_meddled(kind, count, change))
+
+
+@CERTIFIED
+def test_what_is_not_meddled_with_is_up(kind: KeyKind) -> None:
+    pair = _meddled(kind, 0, lambda payloads: payloads)
+    assert pair.a.sa.established
+    assert pair.b.sa.established
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_every_payload_stripped_from_a_resumption(count: int) -> None:
+    """What is not dropped is signed by both with the SK_px of the resumed SA."""
+    pair, true = resuming(count)()
+    for index in range(len(decode_message(true.data).payloads)):
+        pair, true = resuming(count)()
+        message = decode_message(true.data)
+        kept = [p for i, p in enumerate(message.payloads) if i != index]
+        altered = encode_message(message.header, kept)
+        pair.other(true.sender).ike.receive(true.arriving, altered, pair.now)
+        pair.settle()
+        assert not any(e.resumed for e in pair.a.events(IkeSaEstablished)), index
+        pair.sleep(60, deliver=False)
+        assert not pair.b.ike.half_open._keys
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -1,28 +1,48 @@
-"""THREATS 14: forged words about a living SA: it stays, where it is; at most one probe."""
+"""THREATS 14: forged words about a living SA: it stays, where it is; at most one probe.
+
+tests/unit/ike/test_redirect.py::test_forged_on_a_living_sa_changes_nothing
+tests/unit/engine/test_redirect.py::test_forged_redirects_while_the_gateway_is_off_are_bounded
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
-from agent.datagram import Address, Path, Received
+from agent.datagram import Address, Path, Received, Transmit
 from agent.engine.events import PeerChanged, TunnelDown
 from agent.ike.cookies import STRAY_ANSWERS_IN_ALL
+from agent.ike.events import IkeSaEstablished, Redirected
+from agent.ike.redirect import RedirectClient
 from agent.ike.states import PROBE_SECONDS
 from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
-from agent.wire.message import Header, encode_message
+from agent.wire.message import Header, decode_message, encode_message
 from agent.wire.payloads import (
     DeletePayload,
+    NoncePayload,
     NotifyPayload,
 )
-from tests.support.attacker import FROM_A, answers_of
+from agent.wire.redirect import GatewayId, Redirect
+from tests.support import feature_scenes
+from tests.support.attacker import FROM_A, answers_of, outputs_of
+from tests.support.exchanges import REQUESTS
+from tests.support.feature_scenes import resuming
 from tests.support.pair import (
     A_ADDRESS,
+    A_TO_B,
     B_ADDRESS,
     Pair,
     established,
     make_pair,
 )
 from tests.unit.engine.machines import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.pair import Datagram
 
 
 def test_unknown_spis() -> None:
@@ -140,3 +160,77 @@ def test_a_living_tunnel(name: str, source: str) -> None:
     # One probe in ten seconds; the same again where the network takes its time to answer.
     assert sent <= 2 * (1 + seconds / PROBE_SECONDS) + seconds  # and INVALID_IKE_SPI once a second
     assert scene.echoes()
+
+
+REDIRECTS = {
+    "an address": Redirect(GatewayId.of_host("198.18.0.66")),
+    "IPv6": Redirect(GatewayId.of_host("2001:db8::66")),
+    "a name": Redirect(GatewayId.of_host("evil.example")),
+}
+
+
+def _redirectable(start: Callable[[], tuple[Pair, Datagram]]) -> tuple[Pair, Datagram]:
+    pair, true = start()
+    (sa,) = pair.a.ike.sas()
+    sa.extensions = (*sa.extensions, RedirectClient())
+    return pair, true
+
+
+@pytest.mark.parametrize("knows_nonce", [False, True])
+@pytest.mark.parametrize("name", REDIRECTS)
+def test_in_ike_session_resume(name: str, knows_nonce: bool) -> None:
+    """Nothing is followed without our nonce; who sees it causes one attempt beside, and we resume.
+
+    The ticket goes to nobody else: where we are sent, we begin with IKE_SA_INIT.
+    """
+    pair, true = _redirectable(resuming(0))
+    asked = decode_message(true.data)
+    nonce = asked.first(NoncePayload)
+    assert nonce is not None
+    header = asked.header._replace(is_initiator=False, is_response=True)
+    said = nonce.data if knows_nonce else bytes(len(nonce.data))
+    forged = replace(REDIRECTS[name], nonce=said).encode()
+    others = [forged, forged[:-1], forged[: 2 + forged[1]], b"", b"\x09\1x" + said]
+    for data in others * 20:
+        notify = NotifyPayload(NotifyType.REDIRECT, data)
+        pair.a.ike.receive(A_TO_B, encode_message(header, [notify]), pair.now)
+    outputs = outputs_of(pair.a)
+    assert not [o for o in outputs if isinstance(o, Transmit)]
+    followed = [o for o in outputs if isinstance(o, Redirected)]
+    assert [(o.gateway, o.proven) for o in followed] == (
+        [(REDIRECTS[name].gateway, False)] if knows_nonce else []
+    )
+    pair.pending.append(true)
+    pair.settle()
+    assert pair.a.last(IkeSaEstablished).resumed
+    assert pair.a.sa.path == A_TO_B
+
+
+@pytest.mark.parametrize("name", REDIRECTS)
+def test_in_every_exchange_of_a_client_that_takes_redirects(name: str) -> None:
+    """In the clear, with true SPIs, true and false message IDs, from the peer's address."""
+    for scene in (*REQUESTS, *feature_scenes.REQUESTS):
+        pair, true = _redirectable(scene.start)
+        told = len(pair.a.events(Redirected))
+        header = decode_message(true.data).header
+        for exchange in (header.exchange, ExchangeType.INFORMATIONAL, ExchangeType.IKE_AUTH):
+            for number in (0, header.message_id, header.message_id + 1):
+                for flags in ((True, False), (False, True), (False, False), (True, True)):
+                    lie = header._replace(
+                        exchange=exchange,
+                        message_id=number,
+                        is_initiator=flags[0],
+                        is_response=flags[1],
+                    )
+                    for nonce in (b"", bytes(32)):
+                        data = replace(REDIRECTS[name], nonce=nonce).encode()
+                        notify = NotifyPayload(NotifyType.REDIRECT, data)
+                        pair.a.ike.receive(A_TO_B, encode_message(lie, [notify]), pair.now)
+        pair.drain()
+        assert len(pair.a.events(Redirected)) == told, scene.name
+        (sa,) = pair.a.ike.sas()
+        assert sa.path == A_TO_B
+        pair.pending.append(true)
+        pair.settle()
+        if "redirect" not in scene.name:
+            assert pair.a.sa.established, scene.name

@@ -3,23 +3,37 @@
 tests/unit/config/test_config.py::test_a_weak_psk_is_refused_and_not_repeated
 tests/unit/config/test_config.py::test_psk_file_with_a_weak_key
 tests/unit/ike/test_initial.py::test_psk_is_no_answer_to_a_pinned_key
+tests/unit/ike/test_authentication.py::test_threat_18_a_psk_never_stands_in_for_a_key
+tests/unit/ike/test_authentication.py::test_a_key_never_stands_in_for_a_psk
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent.config import load_config
 from agent.config.values import PSK_MINIMUM
 from agent.crypto.auth import key_text
+from agent.crypto.digest import sha256
+from agent.crypto.public_keys import AnyPublicKey
+from agent.crypto.signatures import KeyKind
 from agent.errors import ConfigError
+from agent.ike import proof, resumption
 from agent.ike.events import IkeSaClosed, IkeSaEstablished
-from agent.ike.pad import KeyAuth, PskAuth
+from agent.ike.pad import AnyKeyAuth, CertificateAuth, KeyAuth, PskAuth
 from agent.wire.codes import AuthMethod
 from agent.wire.payloads import AuthPayload
+from tests.support.certificates import issue
+from tests.support.exchanges import following
+from tests.support.feature_scenes import ROOT, SUB, certified, changed_pair
 from tests.support.pair import A_TO_B, Pair, key_of, make_pair
+
+if TYPE_CHECKING:
+    from agent.ike.sa import IkeSa
+    from agent.wire.payloads import IdiPayload
 
 PLACES = {
     "a peer": '[peer.x]\naddress = "192.0.2.1"\nid = "x"\npsk = "{}"\nremote_ts = ["10.0.0.0/8"]\n',
@@ -75,6 +89,81 @@ def test_a_pinned_key_is_never_answered_by_a_shared_one(side: str) -> None:
     assert not here.events(IkeSaEstablished)
     assert pair.a.events(IkeSaClosed)
     assert len(pair.a.ike) == len(pair.b.ike) == 0
+
+
+DEMANDS = {
+    "a key of any kind": lambda spki: AnyKeyAuth(sha256=sha256(spki), key=AnyPublicKey(spki)),
+    "the hash of a key": lambda spki: AnyKeyAuth(sha256=sha256(spki)),
+    "a certificate": lambda spki: CertificateAuth(anchors=(ROOT.certificate,)),
+}
+# What a peer without the key could think of: nothing, and what is public.
+GUESSES = [b"p" * 32, b"", "the key", "its hash", "the Ed25519 key of this side"]
+
+
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("demand", DEMANDS)
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_nor_is_any_other_key_or_a_certificate(side: str, demand: str, guess: bytes | str) -> None:
+    """Method 2 with any secret, with the certificate and the raw key shown beside it."""
+    other = "b" if side == "a" else "a"
+    issued = issue(other, SUB, names=(f"{other}@example.org",), kind=KeyKind.P256)
+    public = {
+        "the key": issued.key.spki,
+        "its hash": sha256(issued.key.spki),
+        "the Ed25519 key of this side": key_of(side).public,
+    }
+    secret = guess if isinstance(guess, bytes) else public[guess]
+    changes = {
+        side: {"remote_auth": DEMANDS[demand](issued.key.spki)},
+        other: {
+            "local_auth": PskAuth(secret=secret),
+            "certificates": (issued.der, SUB.der),
+        },
+    }
+    pair = changed_pair(changes)
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.settle()
+    here = getattr(pair, side)
+    assert not here.events(IkeSaEstablished)
+    assert here.last(IkeSaClosed).detail in (
+        "the proof is wrong",
+        "the peer did not show the raw public key that is pinned",
+    )
+    assert len(pair.a.ike) == len(pair.b.ike) == 0
+
+
+@pytest.mark.parametrize("kind", [KeyKind.RSA, KeyKind.P384])
+def test_who_has_a_certificate_makes_no_proof_with_a_shared_key(kind: KeyKind) -> None:
+    """Whatever the responder is, and whatever it takes of what it announces."""
+    for theirs in (PskAuth(secret=b"p" * 32), KeyAuth(public=key_of("rogue").public)):
+        pair = changed_pair({**certified(kind), "b": {"remote_auth": theirs}})
+        pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+        pair.drain()
+        proofs = _proofs(pair)
+        assert AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE not in proofs
+        assert not pair.a.events(IkeSaEstablished)
+
+
+def test_the_proof_of_a_resumed_sa_is_none_without_a_ticket(monkeypatch) -> None:
+    """RFC 5723 §4.3.3 has no PSK: the same MIC, with SK_pi alone, after a key exchange."""
+    for changes in ({"a": {}, "b": {}}, certified(KeyKind.P256)):
+        pair = changed_pair(changes)
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.ike.proof.give", _as_if_resumed)
+            pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+            pair.deliver(following(pair))
+            pair.deliver(following(pair))
+        request = following(pair)
+        (shown,) = pair.message(pair.a, request.data).all(AuthPayload)
+        assert shown.method == AuthMethod.SHARED_KEY_MESSAGE_INTEGRITY_CODE
+        pair.deliver(request)
+        pair.settle()
+        assert not pair.b.events(IkeSaEstablished)
+        assert pair.b.last(IkeSaClosed).detail == "the proof is wrong"
+
+
+def _as_if_resumed(sa: IkeSa, peer: object, own_id: IdiPayload) -> AuthPayload:
+    return resumption.proof(sa, proof._signed_octets(sa, own_id.body, by_us=True))
 
 
 def test_a_configuration_has_one_or_the_other() -> None:

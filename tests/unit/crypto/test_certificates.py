@@ -22,6 +22,7 @@ from agent.crypto.public_keys import AnyPublicKey
 from agent.crypto.signatures import ECDSA, ED25519, RSA_PKCS1, RSA_PSS, KeyKind
 from agent.timers import WallTime
 from agent.wire.codes import IdType
+from agent.wire.der import encode_element
 from agent.wire.payloads import Identification
 from tests.support.certificates import (
     ANY_PURPOSE,
@@ -428,3 +429,14 @@ def test_no_octets_can_harm(data):
         return
     with pytest.raises(InvalidCertificate):
         check_certificate(read_certificate(der), [SUB.certificate], [ROOT.certificate], BOB_ID, AT)
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_too_few_parts(count):
+    """Well-formed DER with less in it than a certificate has, nothing included."""
+    algorithm = encode_element(0x30)
+    for tag in (0x30, 0xA0, 0x02):
+        signed = encode_element(0x30, encode_element(tag) * count)
+        for parts in ((), (signed,), (signed, algorithm), (signed, algorithm, b"\x03\x01\0")):
+            with pytest.raises(InvalidCertificate):
+                read_certificate(encode_element(0x30, *parts))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from agent.datagram import Dropped, Transmit
+from agent.ike.events import Redirected
+from agent.ike.redirect import RedirectClient
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import (
     Encrypted,
     EncryptedFragment,
+    NotifyPayload,
 )
+from agent.wire.redirect import GatewayId
 from tests.support import damage
 from tests.support.attacker import outputs_of
 from tests.support.damage import Damage, Kind
@@ -20,11 +26,12 @@ from tests.support.exchanges import (
     KE,
     NO_PROPOSAL,
     P,
-    connecting,
     following,
 )
+from tests.support.pair import A_TO_B, B_ADDRESS, make_pair
 
 if TYPE_CHECKING:
+    from agent.ike.extension import Extension
     from agent.wire.message import Message
     from tests.support.pair import (
         Datagram,
@@ -32,11 +39,17 @@ if TYPE_CHECKING:
     )
 
 
+REDIRECT = "N(REDIRECT)"
+ELSEWHERE, NAMED = GatewayId.of_host("203.0.113.9"), GatewayId.of_host("gw2.example.org")
 ALWAYS_COOKIES = IkeSettings(cookie_threshold=0)
 
 
-def _first(settings: IkeSettings | None = None) -> tuple[Pair, Datagram, Message]:
-    pair, true = connecting(0, settings=settings)()
+def _first(
+    settings: IkeSettings | None = None, *extensions: Extension
+) -> tuple[Pair, Datagram, Message]:
+    pair = make_pair(child=True, settings=settings)
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now, extensions)
+    true = following(pair)
     return pair, true, decode_message(true.data)
 
 
@@ -59,13 +72,35 @@ FIRST_ANSWERS = {
 }
 
 
-def test_first_requests_that_are_damaged() -> None:
+def _answers(bad: Damage, *, is_sent_elsewhere: bool) -> set[str]:
+    allowed = FIRST_ANSWERS[bad.kind]
+    if not is_sent_elsewhere or bad.kind in (Kind.MALFORMED, Kind.CRITICAL):
+        return allowed
+    # Who does not say readably that it takes redirects is let in; what it offers is for the other
+    # gateway to judge.
+    return {REDIRECT} if bad.kind is Kind.HARMLESS else allowed | {REDIRECT}
+
+
+# What a client says of redirects (RFC 5685 §9), and where the gateway sends it, if anywhere.
+CLIENTS = {
+    "nothing": ((), None),
+    "REDIRECT_SUPPORTED": ((RedirectClient(),), None),
+    "REDIRECTED_FROM": ((RedirectClient(B_ADDRESS.ip),), None),
+    "REDIRECTED_FROM IPv6": ((RedirectClient(bytes(15) + b"\1"),), None),
+    "sent elsewhere": ((RedirectClient(),), ELSEWHERE),
+    "sent elsewhere once more": ((RedirectClient(B_ADDRESS.ip),), NAMED),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_first_requests_that_are_damaged(client: str) -> None:
     """Silence, or one answer that is no longer than the request; nothing kept but what it asks."""
-    pair, _, message = _first()
-    bad_ones = list(damage.chains(message.payloads))
+    extensions, gateway = CLIENTS[client]
+    bad_ones = list(damage.chains(_first(None, *extensions)[2].payloads))
     wrong = []
     for bad in bad_ones:
-        pair, true, message = _first()
+        pair, true, message = _first(None, *extensions)
+        pair.b.ike.first_contact = lambda path: gateway
         data = _plain(message, bad)
         pair.b.ike.receive(true.arriving, data, pair.now)
         outputs = outputs_of(pair.b)
@@ -73,7 +108,7 @@ def test_first_requests_that_are_damaged() -> None:
         answer = " ".join(pair.describe(pair.b, d).removeprefix("IKE_SA_INIT! ") for d in sent)
         kept = len(pair.b.ike.half_open)
         if (
-            answer not in FIRST_ANSWERS[bad.kind]
+            answer not in _answers(bad, is_sent_elsewhere=gateway is not None)
             or sum(map(len, sent)) > 1.1 * len(data)
             or kept != (answer == "SA KE No")
             or kept != len(pair.b.ike._by_spi)
@@ -118,6 +153,45 @@ def test_first_responses_that_are_damaged() -> None:
     pair.deliver(answer)
     pair.settle()
     assert pair.a.sa.established
+
+
+@pytest.mark.parametrize("gateway", [ELSEWHERE, NAMED], ids=["address", "name"])
+def test_redirects_in_the_first_response_that_are_damaged(gateway: GatewayId) -> None:
+    """Only the very gateway is followed, once, with our nonce; the attempt goes on all the same."""
+
+    def redirected() -> tuple[Pair, Datagram]:
+        pair, true, _ = _first(None, RedirectClient())
+        pair.b.ike.first_contact = lambda path: gateway
+        pair.deliver(true)
+        pair.b.ike.first_contact = lambda path: None
+        return pair, following(pair)
+
+    pair, answer = redirected()
+    (notify,) = (p for p in decode_message(answer.data).payloads if isinstance(p, NotifyPayload))
+    gateways, tried = set(), 0
+    bad_ones = list(damage.chains([notify]))
+    for at in range(10, len(notify.encode()) + 4):  # the identity and the nonce, octet by octet
+        octets = bytearray(damage.chain(damage.raw([notify]))[1])
+        octets[at] ^= 0x20
+        bad_ones.append(Damage(f"octet {at}", Kind.NONSENSE, P.N, P.N, bytes(octets)))
+    for bad in bad_ones:
+        pair, answer = redirected()
+        data = _plain(decode_message(answer.data), bad)
+        pair.a.ike.receive(answer.arriving, data, pair.now)
+        outputs = outputs_of(pair.a)
+        assert not [o for o in outputs if isinstance(o, Transmit)], bad.name
+        followed = [o.gateway for o in outputs if isinstance(o, Redirected)]
+        assert len(followed) + sum(isinstance(o, Dropped) for o in outputs) <= 1, bad.name
+        gateways.update(followed)
+        tried += bad.kind is not Kind.HARMLESS and not followed
+        assert pair.a.sa.path == A_TO_B
+        pair.sleep(5)
+        assert pair.a.sa.established, bad.name
+    assert tried > 50
+    # One octet of the name can make another name, of the address another address: who wrote it saw
+    # the nonce, and sends us on one attempt as anybody does who sees it.
+    assert all(g.type == gateway.type for g in gateways)
+    assert len(gateways) <= 1 + len(gateway.data)
 
 
 def test_first_requests_with_a_wrong_header() -> None:
