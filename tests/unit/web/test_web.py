@@ -237,11 +237,12 @@ def test_a_fault_of_ours_is_one_line_and_a_500(capfd, caplog):
 
 
 def test_connections_are_bounded_and_the_slow_do_not_hold_them(monkeypatch):
-    monkeypatch.setattr(web_server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(web_server, "HEAD_SECONDS", 1.0)
 
     async def main():
         points = Points()
         async with serving(points) as (_, port):
+            await request_json("::1", "GET", "/api/devices", port=port)  # the application is loaded
             idle = [await asyncio.open_connection("::1", port) for _ in range(8)]
             await asyncio.sleep(0.05)
             assert await raw(port, b"GET /api/devices HTTP/1.1\r\n\r\n") == b""
