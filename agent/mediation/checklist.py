@@ -65,7 +65,6 @@ class Checklist:
     ) -> None:
         self.outputs: deque[Transmit] = deque()
         self.pairs = Pairs(local, remote, is_initiator=is_initiator)
-        self._outside = {e.address.ip for e in local if e.type == EndpointType.SERVER_REFLEXIVE}
         self.budget = CheckBudget(now)
         self.started_at: float | None = None
         self.nominated: Pair | None = None
@@ -190,15 +189,11 @@ class Checklist:
         """The highest waiting pair; one to an endpoint that was not asked at all comes before.
 
         With one local address that is no difference. With many, the pairs that work would
-        otherwise come after all combinations of private addresses. The very first check goes to
-        a public address other than our own: private ones lead nowhere to whoever is behind another
-        NAT, and with both first checks under way a path is known after half a round trip.
+        otherwise come after all combinations of private addresses.
         """
         waiting = [p for p in self.pairs if p.state is PairState.WAITING]
-        fresh = [p for p in waiting if not self.budget.was_asked(p.remote)]
-        if self._outside and not any(pair.sent for pair in self.pairs):
-            fresh.sort(key=lambda pair: is_private(pair.remote) or pair.remote.ip in self._outside)
-        return next(iter(fresh or waiting), None)
+        fresh = (p for p in waiting if not self.budget.was_asked(p.remote))
+        return next(fresh, waiting[0] if waiting else None)
 
     def _begin(self, pair: Pair, now: float) -> None:
         pair.state = PairState.IN_PROGRESS

@@ -44,8 +44,7 @@ PEER_HOST = Address.parse("192.168.2.10", 4500)
 PEER_SEEN = Address.parse("198.51.100.2", 4500)
 STRANGER = Address.parse("198.51.100.2", 13314)
 
-LOCAL = collect([HOME], [])
-BEHIND_NAT = collect([HOME], [(SEEN, HOME)])
+LOCAL = collect([HOME], [(SEEN, HOME)])
 REMOTE = (
     MeEndpoint.of(EndpointType.HOST, PEER_HOST),
     MeEndpoint.of(EndpointType.SERVER_REFLEXIVE, PEER_SEEN),
@@ -197,19 +196,6 @@ def test_first_check_at_once_then_one_per_slot_and_repetitions_outside() -> None
     # 25 ms, 25 ms, then × 1.8 (mediation.md §6: 25, 25, 45, 81, 145, 262, 472)
     assert to_host == [0.025, 0.05, 0.095, 0.176, 0.322, 0.584, 1.057]
     assert to_seen == [0.025, 0.05, 0.075, 0.12, 0.201, 0.347, 0.609, 1.082]
-
-
-def test_behind_another_nat_the_public_address_is_asked_first() -> None:
-    checklist = make(local=BEHIND_NAT)
-    assert [t.path for t in sent(checklist)] == [TO_SEEN]
-    assert next(t.path for _, t in until(checklist, 0.025) if t.path != TO_SEEN) == TO_HOST
-    assert [p.number for p in checklist.pairs if p.remote == PEER_HOST] == [1]
-
-
-def test_behind_the_same_nat_the_neighbour_is_asked_first() -> None:
-    same = MeEndpoint.of(EndpointType.SERVER_REFLEXIVE, Address(SEEN.ip, 4501))
-    checklist = make(local=BEHIND_NAT, remote=(REMOTE[0], same))
-    assert [t.path for t in sent(checklist)] == [TO_HOST]
 
 
 def test_repetitions_are_the_same_octets() -> None:
