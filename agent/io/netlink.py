@@ -72,8 +72,9 @@ NETLINK_EXT_ACK: Final = 11
 CHANGE_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 
 RECEIVE_OCTETS: Final = 256 * 1024  # the kernel sends at most 32 kB a datagram of a dump
-# 5 s as struct timeval: it answers at once, this only keeps a bug from hanging the daemon.
-ANSWER_TIME: Final = struct.pack("@ll", 5, 0)
+# 5 s: it answers at once, this only keeps a bug from hanging the daemon. As struct timeval; behind
+# 32-bit C libraries with a time_t of 64 bits (musl) the option wants the second form.
+ANSWER_TIMES: Final = (struct.pack("@ll", 5, 0), struct.pack("@qq", 5, 0))
 DUMP_ATTEMPTS: Final = 5  # a dump that changed underneath is read again
 DRAIN_DATAGRAMS: Final = 64  # a flapping link must not hold the loop; the rest waits
 
@@ -91,9 +92,7 @@ class Netlink:
         )
         try:
             self._socket.bind((0, 0))
-            # Not settimeout, which asks poll() before each call.
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                self._socket.setsockopt(socket.SOL_SOCKET, option, ANSWER_TIME)
+            _limit_time(self._socket)
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
                 with contextlib.suppress(OSError):  # kernels before 4.12: numbers without words
                     self._socket.setsockopt(SOL_NETLINK, option, 1)
@@ -290,6 +289,19 @@ class Netlink:
                         raise InterruptedError(errno.EINTR, "the table changed while it was read")
                     return
                 yield m_kind, payload
+
+
+def _limit_time(sock: socket.socket) -> None:
+    """Blocking calls end after a while, without settimeout, which asks poll() before each."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        for value in ANSWER_TIMES:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, option, value)
+                break
+            except OSError:
+                continue
+        else:
+            raise OSError(errno.EINVAL, "this kernel takes no time limit for netlink")
 
 
 def _drop_routes_of(index: int) -> bytes:

@@ -267,3 +267,31 @@ def test_what_leads_nowhere_is_no_route():
     cached = rtnetlink.ROUTE.pack(10, 128, 0, 0, 254, 4, 0, 1, rtnetlink.RTM_F_CLONED)
     assert rtnetlink.decode_route(cached) is None
     assert rtnetlink.decode_route(cached, cloned=True) is not None
+
+
+class PickySocket:
+    """Takes the time limit in one size only."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken: dict[int, bytes] = {}
+
+    def setsockopt(self, _level: int, option: int, value: bytes) -> None:
+        if len(value) != self.size:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.taken[option] = value
+
+
+@pytest.mark.parametrize("value", netlink.ANSWER_TIMES)
+def test_the_time_limit_is_given_in_the_size_that_the_system_wants(value):
+    picky = PickySocket(len(value))
+    netlink._limit_time(picky)  # type: ignore[arg-type]
+    assert set(picky.taken) == {socket.SO_RCVTIMEO, socket.SO_SNDTIMEO}
+    with pytest.raises(OSError, match="no time limit"):
+        netlink._limit_time(PickySocket(3))  # type: ignore[arg-type]
+
+
+def test_the_kernel_has_the_time_limit():
+    with Netlink() as kernel:
+        got = kernel._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+        assert got == netlink.ANSWER_TIMES[0]
