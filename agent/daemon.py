@@ -262,7 +262,10 @@ class Daemon:
 
     def _on_netlink(self) -> None:
         if self._watch.drain():
-            self._tell_addresses()
+            try:
+                self._tell_addresses()
+            except Exception:
+                self._on_mistake("a change of the network")
             self._drain()
 
     def _tell_addresses(self) -> None:

@@ -67,6 +67,20 @@ def test_a_packet_of_our_own_machine(daemon, monkeypatch, caplog):
     assert "made a mistake with a packet; please report this" in caplog.text
 
 
+def test_a_change_of_the_network(daemon, monkeypatch, caplog):
+    def stumble(addresses, now):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(daemon._watch, "drain", lambda: True)
+    monkeypatch.setattr(daemon.engine, "set_local_addresses", stumble)
+    drained = []
+    monkeypatch.setattr(daemon, "_drain", lambda: drained.append(True))
+    with caplog.at_level(logging.ERROR):
+        daemon._on_netlink()
+    assert drained
+    assert "made a mistake with a change of the network" in caplog.text
+
+
 def test_they_do_not_fill_the_log(daemon, monkeypatch, caplog):
     def stumble(packets, now):
         raise RuntimeError("a mistake")
