@@ -197,16 +197,17 @@ class Demo:
         return f"{line[:24]}… ({len(line)} characters, used once)"
 
     def _configure_by_hand(self) -> str:
-        keys = {}
-        for role in ("gateway", "operator"):
-            layout = Layout(self.folder(role))
-            keys[role] = key_text(House.open(layout).keys.identity.public)
+        roles = ("gateway", "operator")
+        keys = {role: House.open(Layout(self.folder(role))).keys for role in roles}
         server_key = strongswan.prepare_server(
-            self.folder("server"), TwoNats.SERVER, ("gateway", "operator")
+            self.folder("server"),
+            TwoNats.SERVER,
+            {role: keys[role].mediation.public for role in roles},
         )
         device = EXAMPLE_TOML.format(port=self.lab.folder / "boiler")
         for role, other in (("gateway", "operator"), ("operator", "gateway")):
-            text = strongswan.peer_config(role, other, keys[other], server_key, TwoNats.SERVER)
+            other_key = key_text(keys[other].identity.public)
+            text = strongswan.peer_config(role, other, other_key, server_key, TwoNats.SERVER)
             path = Layout(self.folder(role)).config
             path.write_text(text + (device if role == "gateway" else ""))
         return "each side pins the other's public key"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import time
 from typing import TYPE_CHECKING
 
-from agent.crypto.auth import SigningKey, key_text
+from agent.crypto.auth import PublicKey, SigningKey, key_text
 from agent.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from agent.operations.lab import Namespace
@@ -22,10 +22,10 @@ START_SECONDS = 20.0
 _NAMES = {"gateway": "cabin", "operator": "laptop"}
 
 
-def prepare_server(folder: Path, address: str, roles: tuple[str, ...]) -> str:
+def prepare_server(folder: Path, address: str, clients: Mapping[str, bytes]) -> str:
     """charon's and swanctl's files; returns the server's public key (43 characters).
 
-    The pre-shared keys of the roles are left in `folder`/ROLE.psk.
+    `clients`: role → the public key (32 octets) that it registers with.
     """
     key = SigningKey.generate(os.urandom)
     for name in ("run", "swanctl/private", "swanctl/pubkey"):
@@ -35,17 +35,14 @@ def prepare_server(folder: Path, address: str, roles: tuple[str, ...]) -> str:
     private.write_bytes(key.pem())
     (folder / "swanctl/pubkey/server.pub").write_bytes(key.public_key().pem())
     (folder / "strongswan.conf").write_text(_STRONGSWAN.format(folder=folder, plugins=_PLUGINS))
-    connections = _CONNECTION.format(address=address, identity=SERVER_ID)
-    lines = []
-    for number, role in enumerate(roles):
-        psk = base64.urlsafe_b64encode(os.urandom(24)).decode()
-        secret = folder / f"{role}.psk"
-        secret.touch(0o600)
-        secret.write_text(psk)
-        lines.append(f'  ike-{number} {{\n    id = {role}@{DOMAIN}\n    secret = "{psk}"\n  }}')
-    swanctl = folder / "swanctl/swanctl.conf"
-    swanctl.touch(0o600)
-    swanctl.write_text(connections + "secrets {\n" + "\n".join(lines) + "\n}\n")
+    connections = []
+    for role, public in clients.items():
+        (folder / f"swanctl/pubkey/{role}.pub").write_bytes(PublicKey(public).pem())
+        connections.append(
+            _CONNECTION.format(address=address, identity=SERVER_ID, role=role, domain=DOMAIN)
+        )
+    text = "connections {\n" + "".join(connections) + "}\n"
+    (folder / "swanctl/swanctl.conf").write_text(text)
     return key_text(key.public)
 
 
@@ -59,7 +56,6 @@ address = "{address}"
 key = "{server_key}"
 id = "{SERVER_ID}"
 local_id = "{role}@{DOMAIN}"
-psk_file = "../../../server/{role}.psk"
 
 [peer.{_NAMES[other]}]
 key = "{other_key}"
@@ -118,8 +114,7 @@ swanctl {{
 """
 
 _CONNECTION = """\
-connections {{
-  server {{
+  {role} {{
     local_addrs = {address}
     local {{
       auth = pubkey
@@ -127,12 +122,13 @@ connections {{
       id = {identity}
     }}
     remote {{
-      auth = psk
+      auth = pubkey
+      pubkeys = {role}.pub
+      id = {role}@{domain}
     }}
     version = 2
     mobike = no
     mediation = yes
     proposals = aes128gcm16-prfsha256-x25519,aes128-sha256-x25519
   }}
-}}
 """
