@@ -16,13 +16,20 @@ from agent.config import (
     IKE_PROPOSALS,
     MEDIATION_PROPOSALS,
     Config,
+    MediatedPeerConfig,
     MediatorConfig,
     PeerConfig,
     split_host,
 )
 from agent.crypto.auth import SigningKey, inner_address, parse_key_text
 from agent.crypto.digest import sha256
-from agent.engine.entries import MediatedPeer, MediatorEntry, PeerEntry, ServerEntry
+from agent.engine.entries import (
+    MEDIATED,
+    MediatedPeer,
+    MediatorEntry,
+    PeerEntry,
+    ServerEntry,
+)
 from agent.ike.pad import (
     AnyKeyAuth,
     CertificateAuth,
@@ -50,6 +57,9 @@ if TYPE_CHECKING:
     from agent.invitation import Invitation
     from agent.moves import Moves
     from agent.peers import KnownPeer, OpenInvitation, Peers
+    from agent.wire.proposals import Proposal
+
+    Proven = PeerConfig | MediatorConfig | MediatedPeerConfig
 
 OUR_IKE = parse_proposals(IKE_PROPOSALS, ProtocolId.IKE)
 OUR_MEDIATION = parse_proposals(MEDIATION_PROPOSALS, ProtocolId.IKE)
@@ -173,15 +183,13 @@ def _mediator_peer(name: str, key: bytes, own: SigningKey) -> Peer:
 
 
 def _configured_mediator(config: MediatorConfig, keys: Keys) -> MediatorEntry:
-    psk = PskAuth(secret=config.psk) if config.psk is not None else None
-    remote_auth = KeyAuth(public=config.key) if config.key is not None else psk
-    assert remote_auth is not None  # the configuration wants one of both
     peer = Peer(
         name=f"mediator {config.name}",
         local_id=config.local_id or Identification.key_id(keys.mediation.public),
         remote_id=config.remote_id,
-        local_auth=psk or keys.mediation,
-        remote_auth=remote_auth,
+        local_auth=_local_auth(config, keys.mediation),
+        remote_auth=_remote_auth(config),
+        certificates=_shown(config),
         proposals=config.proposals,
         liveness_seconds=MEDIATOR_LIVENESS,
     )
@@ -201,12 +209,24 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
         anycast=frozenset(mediate.anycast),
         peers={
             p.remote_id.key: MediatedPeer(
-                remote_id=p.remote_id,
-                auth=p.key if p.key is not None else PskAuth(secret=p.psk or b""),
+                peer=_mediated_peer(p, keys, mediate.proposals),
                 may_call=frozenset(i.key for i in p.may_call),
             )
             for p in mediate.peers
         },
+    )
+
+
+def _mediated_peer(config: MediatedPeerConfig, keys: Keys, proposals: tuple[Proposal, ...]) -> Peer:
+    return Peer(
+        name=MEDIATED,
+        local_id=config.local_id or Identification.key_id(keys.mediation.public),
+        remote_id=config.remote_id,
+        local_auth=_local_auth(config, keys.mediation),
+        remote_auth=_remote_auth(config),
+        certificates=_shown(config),
+        proposals=proposals,
+        gives_tickets=True,
     )
 
 
@@ -355,9 +375,9 @@ def _configured_peer(
             name=config.name,
             local_id=config.local_id or Identification.key_id(keys.identity.public),
             remote_id=config.remote_id,
-            local_auth=_local_auth(config, keys),
+            local_auth=_local_auth(config, keys.identity),
             remote_auth=_remote_auth(config),
-            certificates=tuple(c.der for c in config.signatures.own_certificates),
+            certificates=_shown(config),
             proposals=config.proposals,
             child=ChildPolicy(
                 name=config.name,
@@ -387,13 +407,18 @@ def _configured_peer(
     )
 
 
-def _local_auth(config: PeerConfig, keys: Keys) -> PskAuth | Signer:
+def _local_auth(config: Proven, key: SigningKey) -> PskAuth | Signer:
+    """What we prove: with what the configuration gives, else with this `key` of ours."""
     if config.psk is not None:
         return PskAuth(secret=config.psk)
-    return config.signatures.own_key or keys.identity
+    return config.signatures.own_key or key
 
 
-def _remote_auth(config: PeerConfig) -> RemoteAuth:
+def _shown(config: Proven) -> tuple[bytes, ...]:
+    return tuple(c.der for c in config.signatures.own_certificates)
+
+
+def _remote_auth(config: Proven) -> RemoteAuth:
     """The one of them that the configuration gives."""
     if config.psk is not None:
         return PskAuth(secret=config.psk)

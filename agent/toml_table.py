@@ -31,11 +31,27 @@ def parse_toml(text: str, source: str) -> Table:
         raise ConfigError(f"{source}: a number in this file is too long.") from None
 
 
-def _shown(value: object) -> str:
+def _toml(value: object, depth: int = 2) -> str:
+    """As it stands in the file; without tables, which may hold secrets, and lists of lists."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{value}"'
+        case list() if depth:
+            return "[" + ", ".join(_toml(item, depth - 1) for item in value) + "]"
+        case list():
+            return "[…]"
+        case dict():
+            return "{…}"
     try:
-        text = f'"{value}"' if isinstance(value, str) else str(value)
+        return str(value)
     except ValueError:  # 0xfff… may have more digits than Python prints
-        text = "a number"
+        return "a number"
+
+
+def _shown(value: object) -> str:
+    text = _toml(value)
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 

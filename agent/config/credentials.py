@@ -8,11 +8,13 @@ only where one is named, as they bring cryptography.x509 with them.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.config.values import PPK_MINIMUM, PSK_MINIMUM, SignatureConfig
 from agent.crypto.auth import parse_key_text
 from agent.errors import ConfigError
+from agent.wire.payloads import Identification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,20 +22,15 @@ if TYPE_CHECKING:
     from agent.crypto.certificates import Certificate
     from agent.crypto.public_keys import PrivateKey
     from agent.toml_table import Table
-    from agent.wire.payloads import Identification
 
     Read = Callable[[str], bytes] | None
 
 T = TypeVar("T")
 NO_SIGNATURES: Final = SignatureConfig()
 _REMOTE: Final = ("key", "key_file", "key_sha256", "ca_files", "psk", "psk_file")
-_FILES: Final = ("key_file", "ca_files", "local_key_file", "local_certificate_files")
+_OF_OTHER_KINDS: Final = ("key_file", "key_sha256", "ca_files")
+_OWN: Final = ("local_key_file", "local_certificate_files")
 MAX_OWN_CERTIFICATES: Final = 6  # nobody follows a longer path
-
-
-def read_key(table: Table) -> bytes | None:
-    """The Ed25519 key of the other side, 32 octets."""
-    return table.parsed("key", parse_key_text, None)
 
 
 def _secret(table: Table, name: str, read: Read) -> bytes | None:
@@ -51,7 +48,7 @@ def _secret(table: Table, name: str, read: Read) -> bytes | None:
     return secret
 
 
-def read_psk(table: Table, read: Read) -> bytes | None:
+def _psk(table: Table, read: Read) -> bytes | None:
     """The pre-shared key, refused if it is weak."""
     psk = _secret(table, "psk", read)
     looked_at = read is None and table.has("psk_file")
@@ -97,45 +94,71 @@ def _weak_psk(table: Table, key: str) -> ConfigError:
     )
 
 
-def read_signatures(
-    table: Table, key: bytes | None, psk: bytes | None, read: Read
-) -> SignatureConfig:
-    """What proves a peer besides `key` and `psk`, and our own key for it. Raises ConfigError."""
-    given = _given(table)
-    if not given:
-        raise table.missing("key", "give one of key, key_file, key_sha256, ca_files, psk.")
-    if len(given) > 1:
-        raise table.wrong(given[-1], f"give {given[0]} or {given[-1]}, not both.")
-    for name in ("local_key_file", "local_certificate_files"):
-        if psk is not None and table.has(name):
-            raise table.wrong(name, "it says nothing beside a pre-shared key.")
-    if not any(map(table.has, _FILES)) and not table.has("key_sha256"):
-        return NO_SIGNATURES
-    from agent.crypto.public_keys import load_any_private_key, load_pem_public_key
+def read_proofs(
+    table: Table, read: Read, *, wanted: str = "give one of", beside_psk: str = ""
+) -> tuple[bytes | None, bytes | None, SignatureConfig]:
+    """The one thing that proves the other side, its Ed25519 key (32 octets), a pre-shared key or
 
-    own_key = _loaded(table, "local_key_file", read, load_any_private_key)
-    return SignatureConfig(
+    something else. Raises ConfigError; where nothing is given it says what is `wanted`, and for a
+    pre-shared key besides another proof what to do, `beside_psk`.
+    """
+    key, psk = table.parsed("key", parse_key_text, None), _psk(table, read)
+    given = [name for name in _REMOTE if table.has(name)]
+    if not given:
+        raise table.missing("key", f"{wanted} key, key_file, key_sha256, ca_files, psk.")
+    if len(given) > 1:
+        advice = f" {beside_psk}" if psk is not None and beside_psk else ""
+        raise table.wrong(given[-1], f"give {given[0]} or {given[-1]}, not both.{advice}")
+    if given[0] not in _OF_OTHER_KINDS:
+        return key, psk, NO_SIGNATURES
+    from agent.crypto.public_keys import load_pem_public_key
+
+    signatures = SignatureConfig(
         public_key=_loaded(table, "key_file", read, load_pem_public_key),
         key_sha256=table.parsed("key_sha256", _parse_sha256, b""),
         anchors=_anchors(table, read),
-        own_key=own_key,
-        own_certificates=_own_certificates(table, own_key, read),
     )
+    return None, None, signatures
 
 
-def credential_of(table: Table) -> str:
-    """The key of the table that says how the other side is proven, for sentences."""
-    return _given(table)[0]
+def read_own(
+    table: Table, read: Read, theirs: SignatureConfig = NO_SIGNATURES, psk: bytes | None = None
+) -> SignatureConfig:
+    """`theirs`, and what we prove ourselves with, if that is no Ed25519 key of this machine's.
+
+    Raises ConfigError, also where a pre-shared key leaves nothing to be proven with it.
+    """
+    given = [name for name in _OWN if table.has(name)]
+    if not given:
+        return theirs
+    if psk is not None:
+        raise table.wrong(given[0], "it says nothing beside a pre-shared key.")
+    from agent.crypto.public_keys import load_any_private_key
+
+    own_key = _loaded(table, "local_key_file", read, load_any_private_key)
+    own_certificates = _own_certificates(table, own_key, read)
+    return replace(theirs, own_key=own_key, own_certificates=own_certificates)
 
 
-def _given(table: Table) -> list[str]:
-    return [name for name in _REMOTE if table.has(name)]
+def read_remote_id(table: Table, key: bytes | None) -> Identification:
+    """What the other side is called: as it says, else by its Ed25519 key. Raises ConfigError."""
+    remote_id = read_identity(table, "id")
+    if remote_id is not None:
+        return remote_id
+    if key is None:
+        given = next(filter(table.has, _REMOTE))
+        raise table.missing("id", f"the identity that the other side proves with {given}.")
+    return Identification.key_id(key)
 
 
-def check_identities(
-    table: Table, signatures: SignatureConfig, local_id: Identification | None
-) -> Identification | None:
-    """Our identity for this peer; it has to stand in our certificate. Raises ConfigError."""
+def read_identity(table: Table, name: str) -> Identification | None:
+    """An identity as people write it. Raises ConfigError."""
+    return table.parsed(name, Identification.parse, None)
+
+
+def read_local_id(table: Table, signatures: SignatureConfig) -> Identification | None:
+    """Our identity; it has to stand in our certificate, if we have one. Raises ConfigError."""
+    local_id = read_identity(table, "local_id")
     if signatures.own_certificates:
         own = signatures.own_certificates[0]
         if local_id is None:

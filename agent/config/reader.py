@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.bridge.devices import check_devices
 from agent.bridge.grants import parse_grant
 from agent.bridge.tables import device_from_table
 from agent.config.credentials import (
-    check_identities,
-    credential_of,
-    read_key,
+    read_identity,
+    read_local_id,
+    read_own,
     read_ppk,
-    read_psk,
-    read_signatures,
+    read_proofs,
+    read_remote_id,
 )
 from agent.config.values import (
     AUTH_MINIMUM,
@@ -52,6 +53,12 @@ if TYPE_CHECKING:
 # RFC 1918, and RFC 6598 for those who use all of these already.
 PRIVATE_IPV4 = tuple(
     map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+)
+_KEY_OF_A_MEDIATOR = "the public key that `hearthgate mediate` printed; give one of"
+# THREATS 18: the proof made with it would go to whoever answers in the server's place.
+_WITHOUT_A_PSK = (
+    "Take the pre-shared key out; strongSwan can know us by the mediation key that "
+    "`hearthgate peers --own` prints: remote { auth = pubkey  pubkeys = our.pem  id = local_id }."
 )
 
 
@@ -127,10 +134,6 @@ def _name(name: str, table: Table) -> str:
     return name
 
 
-def _identity(table: Table, key: str) -> Identification | None:
-    return table.parsed(key, Identification.parse, None)
-
-
 def _proposals(
     table: Table, key: str, default: tuple[str, ...], protocol: ProtocolId
 ) -> tuple[Proposal, ...]:
@@ -147,24 +150,22 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
         host, port = split_host(address)
     except ValueError as error:
         raise table.wrong("address", str(error)) from None
-    key, psk = read_key(table), read_psk(table, read)
-    local_id, remote_id = _identity(table, "local_id"), _identity(table, "id")
-    if key is None and psk is None:
-        raise table.missing("key", "the public key that `hearthgate mediate` printed.")
+    key, psk, theirs = read_proofs(
+        table, read, wanted=_KEY_OF_A_MEDIATOR, beside_psk=_WITHOUT_A_PSK
+    )
+    signatures = read_own(table, read, theirs, psk)
+    local_id = read_local_id(table, signatures)
     if psk is not None and local_id is None:
         raise table.missing("local_id", "the name that belongs to psk at this server.")
-    if remote_id is None:
-        if key is None:
-            raise table.missing("id", "the identity that this server proves with psk.")
-        remote_id = Identification.key_id(key)
     mediator = MediatorConfig(
         name=_name(name, table),
         host=host,
         port=port,
-        remote_id=remote_id,
+        remote_id=read_remote_id(table, key),
         local_id=local_id,
         key=key,
         psk=psk,
+        signatures=signatures,
         proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
     )
     if not mediator.is_ours and any(p.additional for p in mediator.proposals):
@@ -184,9 +185,9 @@ def _mediate(table: Table, read: Callable[[str], bytes] | None) -> MediateConfig
     config = MediateConfig(
         address=address,
         anycast=_anycast(table, address),
-        local_id=_identity(table, "local_id"),
+        local_id=read_identity(table, "local_id"),
         proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
-        peers=tuple(_mediated_peer(name, inner, read) for name, inner in table.tables("peer")),
+        peers=_mediated_peers(table, read),
     )
     table.done()
     return config
@@ -211,24 +212,47 @@ def _anycast(table: Table, address: str) -> tuple[bytes, ...]:
     return anycast
 
 
+def _mediated_peers(
+    table: Table, read: Callable[[str], bytes] | None
+) -> tuple[MediatedPeerConfig, ...]:
+    """All of `[mediate]`, with what the server proves to those who prove a public key."""
+    own = read_own(table, read)
+    local_id = read_local_id(table, own)
+    peers = tuple(_mediated_peer(name, inner, read) for name, inner in table.tables("peer"))
+    if table.has("local_key_file") and all(peer.psk is not None for peer in peers):
+        raise table.wrong("local_key_file", "no [mediate.peer.NAME] is here to be shown it.")
+    return tuple(
+        replace(
+            peer,
+            local_id=local_id,
+            signatures=replace(
+                peer.signatures, own_key=own.own_key, own_certificates=own.own_certificates
+            ),
+        )
+        if peer.psk is None
+        else replace(peer, local_id=read_identity(table, "local_id"))
+        for peer in peers
+    )
+
+
 def _mediated_peer(
     name: str, table: Table, read: Callable[[str], bytes] | None
 ) -> MediatedPeerConfig:
-    key, psk = read_key(table), read_psk(table, read)
-    if key is not None and psk is not None:
-        raise table.wrong("psk", "give key or psk, not both.")
-    if key is None and psk is None:
-        raise table.missing("key", "give the public key of the other side, or psk, one of both.")
+    key, psk, theirs = read_proofs(table, read)
     table.required_text("id", "the identity that this peer registers with.")
-    remote_id = _identity(table, "id")
-    assert remote_id is not None
     try:
         may_call = tuple(Identification.parse(text) for text in table.texts("may_call"))
     except ValueError as error:
         raise table.wrong("may_call", str(error)) from None
     table.done()
     return MediatedPeerConfig(
-        name=_name(name, table), remote_id=remote_id, key=key, psk=psk, may_call=may_call
+        name=_name(name, table),
+        remote_id=read_remote_id(table, key),
+        local_id=None,
+        key=key,
+        psk=psk,
+        signatures=theirs,
+        may_call=may_call,
     )
 
 
@@ -238,15 +262,8 @@ def _peer(
     mediators: tuple[MediatorConfig, ...],
     read: Callable[[str], bytes] | None,
 ) -> PeerConfig:
-    key, psk = read_key(table), read_psk(table, read)
-    signatures = read_signatures(table, key, psk, read)
-    remote_id, local_id = _identity(table, "id"), _identity(table, "local_id")
-    if remote_id is None:
-        if key is None:
-            given = credential_of(table)
-            raise table.missing("id", f"the identity that the other side proves with {given}.")
-        remote_id = Identification.key_id(key)
-    local_id = check_identities(table, signatures, local_id)
+    key, psk, theirs = read_proofs(table, read)
+    signatures = read_own(table, read, theirs, psk)
     host, port = "", NATT_PORT
     if table.has("address"):
         try:
@@ -256,8 +273,8 @@ def _peer(
     ppk, ppk_id, ppk_required = read_ppk(table, read)
     peer = PeerConfig(
         name=_name(name, table),
-        remote_id=remote_id,
-        local_id=local_id,
+        remote_id=read_remote_id(table, key),
+        local_id=read_local_id(table, signatures),
         key=key,
         psk=psk,
         signatures=signatures,
@@ -267,7 +284,7 @@ def _peer(
         host=host,
         port=port,
         mediator=table.text("mediator"),
-        pseudonym=_identity(table, "pseudonym"),
+        pseudonym=read_identity(table, "pseudonym"),
         role=table.choice("role", "reader", ROLES),
         grants=_grants(table),
         proposals=_proposals(table, "proposals", IKE_PROPOSALS, ProtocolId.IKE),
@@ -298,7 +315,7 @@ def _auth_seconds(table: Table) -> int:
 
 
 def _check_way(table: Table, peer: PeerConfig, mediators: tuple[MediatorConfig, ...]) -> None:
-    """How a peer is reached must be said in one way."""
+    """How a peer is reached must be said in one way, and what is there must be known."""
     if peer.mediator and peer.pseudonym is None:
         raise table.missing("pseudonym", "the identity of this peer at the mediation server.")
     if peer.mediator and not any(m.name == peer.mediator for m in mediators):
@@ -308,6 +325,9 @@ def _check_way(table: Table, peer: PeerConfig, mediators: tuple[MediatorConfig, 
         raise table.wrong("address", "give address or mediator, not both.")
     if peer.pseudonym is not None and not peer.mediator:
         raise table.wrong("pseudonym", "it says nothing without mediator.")
+    if peer.key is None and not peer.remote_ts and not peer.assign:
+        why = 'the addresses of the other side inside the tunnel, like ["10.2.0.0/16"]; '
+        raise table.missing("remote_ts", f"{why}or give it one with assign.")
     if peer.start and not peer.host and not peer.mediator:
         raise table.wrong("start", "this peer has neither address nor mediator to be called by.")
 

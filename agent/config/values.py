@@ -64,47 +64,6 @@ ROLES = ("none", "reader", "operator", "technician", "owner")
 
 
 @record(frozen=True, slots=True, kw_only=True)
-class MediatorConfig:
-    """A mediation server to register with; `key` (32 octets) proves it, else `psk`."""
-
-    name: str
-    host: str
-    port: int
-    remote_id: Identification
-    local_id: Identification | None
-    key: bytes | None
-    psk: bytes | None = field(repr=False)
-    proposals: tuple[Proposal, ...]
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether we show our mediation key there (strongSwan knows us by another name)."""
-        return self.local_id is None
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class MediatedPeerConfig:
-    """A peer that registers here under a configured identity (strongSwan)."""
-
-    name: str
-    remote_id: Identification
-    key: bytes | None
-    psk: bytes | None = field(repr=False)
-    may_call: tuple[Identification, ...]
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class MediateConfig:
-    """This machine is a mediation server."""
-
-    address: str  # what others are told to reach it by
-    anycast: tuple[bytes, ...]  # packed addresses that several servers share (RFC 5685 §4)
-    local_id: Identification | None
-    proposals: tuple[Proposal, ...]
-    peers: tuple[MediatedPeerConfig, ...]
-
-
-@record(frozen=True, slots=True, kw_only=True)
 class SignatureConfig:
     """Signatures other than with the Ed25519 keys of this machine and of paired ones.
 
@@ -117,6 +76,60 @@ class SignatureConfig:
     anchors: tuple[Certificate, ...] = ()
     own_key: PrivateKey | None = None
     own_certificates: tuple[Certificate, ...] = ()
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class MediatorConfig:
+    """A mediation server to register with; one of `key` (32 octets), `psk` and `signatures`
+
+    proves it, and the same kind of thing proves us.
+    """
+
+    name: str
+    host: str
+    port: int
+    remote_id: Identification
+    local_id: Identification | None
+    key: bytes | None
+    psk: bytes | None = field(repr=False)
+    signatures: SignatureConfig
+    proposals: tuple[Proposal, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a server of our kind: its Ed25519 key is all that those whom we invite
+
+        have to know, and it knows us by our mediation key (strongSwan by another name).
+        """
+        return self.local_id is None and self.key is not None
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class MediatedPeerConfig:
+    """A peer that registers here under a configured identity (strongSwan).
+
+    `local_id`: ours for it, None: that of our mediation key. What we prove it with is the same for
+    all of them: `own_key` of `signatures`, else the mediation key; for `psk` that.
+    """
+
+    name: str
+    remote_id: Identification
+    local_id: Identification | None
+    key: bytes | None
+    psk: bytes | None = field(repr=False)
+    signatures: SignatureConfig
+    may_call: tuple[Identification, ...]
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class MediateConfig:
+    """This machine is a mediation server."""
+
+    address: str  # what others are told to reach it by
+    anycast: tuple[bytes, ...]  # packed addresses that several servers share (RFC 5685 §4)
+    local_id: Identification | None
+    proposals: tuple[Proposal, ...]
+    peers: tuple[MediatedPeerConfig, ...]
 
 
 @record(frozen=True, slots=True, kw_only=True)

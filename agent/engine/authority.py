@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.engine.entries import MEDIATED
 from agent.ike import certificates
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
 from agent.wire.codes import IdType, NotifyType
+from agent.wire.payloads import Identification
 from agent.wire.redirect import GatewayId
 
 if TYPE_CHECKING:
     from agent.datagram import Path
-    from agent.engine.entries import MediatedPeer, PeerEntry, ServerEntry
+    from agent.engine.entries import PeerEntry, ServerEntry
     from agent.ike.extension import Extension
     from agent.wire.message import Message
-    from agent.wire.payloads import CertreqPayload, Identification
+    from agent.wire.payloads import CertreqPayload
     from agent.wire.proposals import Proposal
 
 KEY_LENGTH = 32
-# The name of every peer of the server: it keeps none. No peer of ours has a space in its name.
-MEDIATED = "mediated peer"
 
 
 class Authority:
@@ -36,6 +36,7 @@ class Authority:
         self._proposals = proposals
         self._by_id: dict[tuple[int, bytes], PeerEntry] = {}
         self._requests: tuple[CertreqPayload, ...] = ()
+        self._server_requests: tuple[CertreqPayload, ...] = ()
 
     def set_peers(self, entries: list[PeerEntry]) -> None:
         """All that may come, one entry per remote identity."""
@@ -46,6 +47,8 @@ class Authority:
         wanted = [p for entry in entries for p in entry.peer.proposals]
         if self.server is not None:
             wanted = [*self.server.proposals, *wanted]
+            mediated = [known.peer.remote_auth for known in self.server.peers.values()]
+            self._server_requests = certificates.requests(mediated)
         # Ours in the order of preference, then what single peers need besides.
         self._proposals = tuple(dict.fromkeys([*self._default, *wanted]))
 
@@ -67,7 +70,7 @@ class Authority:
     ) -> Peer | None:
         """Who claims `remote_id`, by what the IKE_SA_INIT asked for."""
         if self.server is not None and _asks_the_server(context):
-            return self._mediated(self.server, remote_id)
+            return self._mediated(self.server, remote_id, local_id)
         entry = self._by_id.get(remote_id.key)
         if entry is None:
             return None
@@ -88,9 +91,9 @@ class Authority:
         return any(entry.peer.ppk is not None for entry in self._by_id.values())
 
     def certificate_requests(self, request: Message) -> tuple[CertreqPayload, ...]:
-        """All peers' trust anchors; who comes to the mediation server needs no certificate."""
+        """All peers' trust anchors, or those for the configured peers of the mediation server."""
         if request.notify(NotifyType.ME_MEDIATION) is not None:
-            return ()
+            return self._server_requests
         return self._requests
 
     def first_contact(self, path: Path) -> GatewayId | None:
@@ -109,31 +112,23 @@ class Authority:
             known is not None and caller_entry is not None and called.key in caller_entry.may_call
         )
 
-    def _mediated(self, server: ServerEntry, remote_id: Identification) -> Peer | None:
+    @staticmethod
+    def _mediated(
+        server: ServerEntry, remote_id: Identification, asked: Identification | None
+    ) -> Peer | None:
         known = server.peers.get(remote_id.key)
         if known is not None:
-            return self._mediated_peer(server, remote_id, known)
+            return known.peer
         if remote_id.id_type != IdType.ID_KEY_ID or len(remote_id.data) != KEY_LENGTH:
             return None
+        # A peer of our kind asks for the identity that belongs to our key, and knows no other.
+        own = Identification.key_id(server.key.public)
         return Peer(
             name=MEDIATED,
-            local_id=server.local_id,
+            local_id=own if asked is not None and asked.key == own.key else server.local_id,
             remote_id=remote_id,
             local_auth=server.key,
             remote_auth=KeyAuth(public=remote_id.data),
-            proposals=server.proposals,
-            gives_tickets=True,
-        )
-
-    @staticmethod
-    def _mediated_peer(server: ServerEntry, remote_id: Identification, known: MediatedPeer) -> Peer:
-        auth = known.auth
-        return Peer(
-            name=MEDIATED,
-            local_id=server.local_id,
-            remote_id=remote_id,
-            local_auth=server.key,
-            remote_auth=KeyAuth(public=auth) if isinstance(auth, bytes) else auth,
             proposals=server.proposals,
             gives_tickets=True,
         )

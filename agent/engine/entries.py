@@ -10,13 +10,16 @@ from agent.records import record
 
 if TYPE_CHECKING:
     from agent.crypto.auth import SigningKey
-    from agent.ike.pad import Peer, PskAuth
+    from agent.ike.pad import Peer
     from agent.ipsec.spd import Grants
     from agent.wire.payloads import Identification
     from agent.wire.proposals import Proposal
 
 
 USUAL_PORT = 4500
+# The name of every peer of a mediation server: it keeps none. No peer of ours has a space in its
+# name.
+MEDIATED = "mediated peer"
 
 
 @record(frozen=True, slots=True)
@@ -72,16 +75,18 @@ class PeerEntry:
 
 @record(frozen=True, slots=True, kw_only=True)
 class MediatedPeer:
-    """A peer that our mediation server knows by configuration (strongSwan)."""
+    """A peer that our mediation server knows by configuration (strongSwan), under its own name for
 
-    remote_id: Identification
-    auth: PskAuth | bytes = field(repr=False)  # a pre-shared key, or a pinned public key
+    it (`peer.remote_id`).
+    """
+
+    peer: Peer
     may_call: frozenset[tuple[int, bytes]] = frozenset()  # by Identification.key
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class ServerEntry:
-    """This engine is a mediation server.
+    """This engine is a mediation server, by `key` to who comes under a pseudonym.
 
     Who comes to one of the `anycast` addresses is sent to `host`, its own (RFC 5685 §4).
     """

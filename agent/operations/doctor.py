@@ -145,10 +145,13 @@ def _certificates(config: Config, layout: Layout) -> Iterator[Finding]:
     now, known = time.time(), SavedTime(layout.time)
     now = now if known.is_plausible(now) else max(BUILT, known.latest)
     named: dict[Certificate, str] = {}
-    for peer in config.peers:
-        signatures = peer.signatures
+    proofs = [(m.signatures, f"mediator {m.name}") for m in config.mediators]
+    proofs += [(p.signatures, f"peer {p.name}") for p in config.peers]
+    if config.mediate is not None:
+        proofs += [(p.signatures, f"mediated peer {p.name}") for p in config.mediate.peers]
+    for signatures, whom in proofs:
         for certificate in (*signatures.own_certificates, *signatures.anchors):
-            named.setdefault(certificate, f"certificate for peer {peer.name}")
+            named.setdefault(certificate, f"certificate for {whom}")
     for certificate, what in named.items():
         until = _date(certificate.not_after)
         if now > certificate.not_after:

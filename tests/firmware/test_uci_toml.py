@@ -111,7 +111,7 @@ def test_lists_of_files():
     toml = convert(
         "config peer 'x'\n\toption id 'bob'\n\tlist ca_files 'root.pem'\n"
         "\tlist ca_files 'my ca.pem'\n\toption local_certificate_files 'own.pem sub.pem'\n"
-        "\toption local_key_file 'own.key'\n"
+        "\toption local_key_file 'own.key'\n\tlist assign '10.3.0.1'\n"
     )
     peer = tomllib.loads(toml)["peer"]["x"]
     assert peer["ca_files"] == ["root.pem", "my ca.pem"]

@@ -1,8 +1,8 @@
 """The two kinds of machine behind one face, so that a test is written once for all combinations.
 
 `alice` sits at the operator, `bob` at the gateway, `ms` is the mediation server. Each end has one
-inner address; `auth` is "psk" or "ed25519" and holds for the registration as well as for the
-tunnel. The server itself always proves an Ed25519 key.
+inner address; `auth` is "psk" or "ed25519" and holds for the registration, both sides of it, as
+well as for the tunnel.
 """
 
 from __future__ import annotations
@@ -222,9 +222,9 @@ def direct_strongswan(
 def mediated_ours(host: Namespace, folder: Path, name: str, *, auth: str) -> OurEnd:
     """Ours, registered at the server under a configured name."""
     other = OTHER[name]
-    proof = f'psk = "{secret(name)}"\n' if auth == "psk" else ""
+    proof = f'psk = "{secret(name)}"\n' if auth == "psk" else f"{_key_line('ms')}\n"
     config = (
-        f'[mediator.medsrv]\naddress = "{SERVER}"\nkey = "{public_text(seed("ms"))}"\n'
+        f'[mediator.medsrv]\naddress = "{SERVER}"\n'
         f'id = "ms@example.org"\nlocal_id = "{pseudonym(name)}"\n{proof}'
         f'[peer.peer]\nmediator = "medsrv"\npseudonym = "{pseudonym(other)}"\n'
         f"{_our_peer(name, auth, GCM, _single(name), _single(other))}"
@@ -237,15 +237,11 @@ def mediated_strongswan(
 ) -> StrongswanEnd:
     """strongSwan, registered at the server. Its identity key is its mediation key as well."""
     other = OTHER[name]
-    local = (
-        {"auth": "psk", "id": pseudonym(name)}
-        if auth == "psk"
-        else {"auth": "pubkey", "pubkeys": f"m-{name}", "id": pseudonym(name)}
-    )
     config = {
         "connections": {
             "medsrv": mediation_connection(
-                local, {"auth": "pubkey", "pubkeys": "ms", "id": "ms@example.org"}
+                _strongswan_proof(f"m-{name}", pseudonym(name), auth),
+                _strongswan_proof("ms", "ms@example.org", auth),
             ),
             "peer": mediated_connection(
                 _strongswan_proof(name, identity(name), auth),
@@ -291,7 +287,7 @@ def _strongswan_server(host: Namespace, folder: Path, auth: str) -> Charon:
     connections: dict[str, Any] = {}
     public = {}
     if auth == "psk":
-        connections["medsrv"] = server_connection({"auth": "psk"})
+        connections["medsrv"] = server_connection({"auth": "psk"}, {"auth": "psk"})
     else:
         for name in ("alice", "bob"):
             connections[f"medsrv-{name}"] = server_connection(

@@ -21,10 +21,12 @@ def secret(name: str) -> str:
     return f"{name}-0123456789abcdef"
 
 
-def server_connection(remote: dict[str, Any], *, proposals: str = IKE) -> dict[str, Any]:
-    """strongSwan as mediation server (key file `ms`)."""
+def server_connection(
+    remote: dict[str, Any], local: dict[str, Any] | None = None, *, proposals: str = IKE
+) -> dict[str, Any]:
+    """strongSwan as mediation server, which proves the key in the file `ms` unless told else."""
     return {
-        "local": {"auth": "pubkey", "pubkeys": "ms", "id": "ms@example.org"},
+        "local": {"id": "ms@example.org", **(local or {"auth": "pubkey", "pubkeys": "ms"})},
         "remote": remote,
         "version": 2,
         "mobike": False,

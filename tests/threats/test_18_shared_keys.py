@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent import profiles
 from agent.config import load_config
 from agent.config.values import PSK_MINIMUM
 from agent.crypto.auth import key_text
@@ -24,11 +25,14 @@ from agent.errors import ConfigError
 from agent.ike import proof, resumption
 from agent.ike.events import IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import AnyKeyAuth, CertificateAuth, KeyAuth, PskAuth
+from agent.peers import Peers
+from agent.profiles import Keys
 from agent.wire.codes import AuthMethod
 from agent.wire.payloads import AuthPayload
 from tests.support.certificates import issue
 from tests.support.exchanges import following
 from tests.support.feature_scenes import ROOT, SUB, certified, changed_pair
+from tests.support.keys import public_key_pem
 from tests.support.pair import A_TO_B, Pair, key_of, make_pair
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "a peer": '[peer.x]\naddress = "192.0.2.1"\nid = "x"\npsk = "{}"\nremote_ts = ["10.0.0.0/8"]\n',
-    "a mediator": '[mediator.x]\naddress = "192.0.2.1"\npsk = "{}"\nid = "me"\n',
+    "a mediator": '[mediator.x]\naddress = "192.0.2.1"\npsk = "{}"\nid = "ms"\n',
     "a peer of our mediator": '[mediate]\n[mediate.peer.x]\nid = "x"\npsk = "{}"\n',
 }
 WEAK = ["a", "secret", "x" * (PSK_MINIMUM - 1), "a" * 64, " " * 40, "password" * 8]
@@ -166,9 +170,45 @@ def _as_if_resumed(sa: IkeSa, peer: object, own_id: IdiPayload) -> AuthPayload:
     return resumption.proof(sa, proof._signed_octets(sa, own_id.body, by_us=True))
 
 
-def test_a_configuration_has_one_or_the_other() -> None:
-    """A key and a shared key for one peer would leave the choice to whoever answers."""
-    key = key_text(key_of("x").public)
-    text = PLACES["a peer"].format("Yz0-9fK2_mQ7xw3LrT8v") + f'key = "{key}"\n'
-    with pytest.raises(ConfigError):
-        load_config(text)
+# -- never PSK where the peer has a pinned key ---------------------------------------------------
+
+SECRET = "Yz0-9fK2_mQ7xw3LrT8v"
+FILES = {"x.pub": public_key_pem(KeyKind.P256), "ca.pem": ROOT.pem}
+PROOFS = {
+    "key": f'key = "{key_text(key_of("x").public)}"\n',
+    "key_file": 'key_file = "x.pub"\n',
+    "key_sha256": f'key_sha256 = "{"ab" * 32}"\n',
+    "ca_files": 'ca_files = "ca.pem"\n',
+    "psk": f'psk = "{SECRET}"\n',
+}
+WITHOUT = {place: text.replace('psk = "{}"\n', "") for place, text in PLACES.items()}
+OWN = 'local_id = "me"\n'
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("pinned", [proof for proof in PROOFS if proof != "psk"])
+def test_a_configuration_has_one_or_the_other(place: str, pinned: str) -> None:
+    """A key and a shared key for one side would give the MIC to whoever answers in its place."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(WITHOUT[place] + PROOFS[pinned] + PROOFS["psk"], read=FILES.__getitem__)
+    assert f"psk is wrong: give {pinned} or psk, not both." in caught.value.sentence
+    assert SECRET not in caught.value.sentence
+    if place == "a mediator":
+        assert "remote { auth = pubkey" in caught.value.sentence
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("proof", PROOFS)
+def test_we_prove_a_shared_key_to_those_alone_who_prove_it(place: str, proof: str) -> None:
+    """Whatever a configuration gives: from each side the same kind of proof, or none at all."""
+    own = "" if place == "a peer of our mediator" else OWN
+    config = load_config(WITHOUT[place] + own + PROOFS[proof], read=FILES.__getitem__)
+    keys = Keys(identity=key_of("me"), mediation=key_of("mediation me"))
+    served = profiles.server(config, keys)
+    (peer,) = [
+        *(entry.peer for entry in profiles.peers(config, keys, Peers())),
+        *(entry.peer for entry in profiles.mediators(config, keys, Peers())),
+        *(known.peer for known in (served.peers.values() if served is not None else ())),
+    ]
+    assert isinstance(peer.local_auth, PskAuth) is isinstance(peer.remote_auth, PskAuth)
+    assert isinstance(peer.remote_auth, PskAuth) is (proof == "psk")

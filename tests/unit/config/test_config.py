@@ -36,7 +36,6 @@ key = "{KEY}"
 
 [mediator.swan]
 address = "[2001:db8::1]:4500"
-key = "{KEY}"
 id = "ms@example.org"
 local_id = "cabin@example.org"
 psk = "{PSK}"
@@ -147,6 +146,7 @@ def test_mediators():
     assert (swan.host, swan.port, swan.psk) == ("2001:db8::1", 4500, PSK.encode())
     assert swan.remote_id == Identification.parse("ms@example.org")
     assert not swan.is_ours
+    assert swan.key is None
     assert len(swan.proposals) == 1
 
 
@@ -217,7 +217,9 @@ MISTAKES = [
     ("port = 0x" + "f" * 5000, "port = a number", "from 0 to 65535"),
     ("port = 70000", "port = 70000", "a whole number from 0 to 65535 is wanted"),
     ("port = -1", "port = -1", "a whole number from 0 to 65535 is wanted"),
-    ("port = true", "port = True", "a whole number"),
+    ("port = true", "port = true", "a whole number"),
+    ("port = [true, 1.5, [[1]]]", "port = [true, 1.5, [[…]]]", "a whole number"),
+    ('port = [{psk = "x1234567"}]', "port = [{…}]", "a whole number"),
     ("port = 4500.0", "port = 4500.0", "a whole number"),
     ("port = nan", "port = nan", "a whole number"),
     ('port = "4500"', 'port = "4500"', "a whole number"),
@@ -237,10 +239,14 @@ MISTAKES = [
     ('[mediator]\naddress = "a"', "[mediator] address", "[mediator.NAME]"),
     (f'[mediator.m]\nkey = "{KEY}"', "[mediator.m] address is missing", "host name"),
     ('[mediator.m]\naddress = "a"', "[mediator.m] key is missing", "`hearthgate mediate`"),
+    ('[mediator.m]\naddress = "a"', "[mediator.m] key is missing", "one of key, key_file"),
     (MEDIATOR.replace(KEY, KEY[:-1]), "[mediator.main] key = ", "43 characters"),
     (MEDIATOR.replace("med.", "med "), "[mediator.main] address", "a host name or an address"),
     (MEDIATOR + 'proposals = ["des-md5"]', "[mediator.main] proposals", "des"),
-    (MEDIATOR + f'psk = "{PSK}"', "[mediator.main] local_id is missing", "psk"),
+    (MEDIATOR + f'psk = "{PSK}"', "[mediator.main] psk is wrong", "give key or psk, not both"),
+    (MEDIATOR + f'psk = "{PSK}"', "`hearthgate peers --own`", "remote { auth = pubkey  pubkeys"),
+    (MEDIATOR + 'psk_file = "x"', "[mediator.main] psk_file", "`hearthgate peers --own`"),
+    (f'[mediator.m]\naddress="m"\nid="a"\npsk="{PSK}"', "local_id is missing", "psk"),
     (f'[mediator.m]\naddress="m"\nlocal_id="a"\npsk="{PSK}"', "[mediator.m] id is missing", "psk"),
     (f'[mediator."a b"]\naddress = "m"\nkey = "{KEY}"', "[mediator.a b]:", "1 to 63 letters"),
     ('[mediate]\naddress = "a b"', "[mediate] address", "a host name or an address"),
@@ -251,7 +257,8 @@ MISTAKES = [
     ("[mediat]", "mediat is an unknown key", 'did you mean "mediat'),
     ("[mediate]\naddres = 1", "[mediate] addres is an unknown key", '"address"'),
     (f'[mediate.peer.p]\nkey = "{KEY}"', "[mediate.peer.p] id is missing", "registers with"),
-    ('[mediate.peer.p]\nid = "a"', "[mediate.peer.p] key is missing", "one of both"),
+    ('[mediate.peer.p]\nid = "a"', "[mediate.peer.p] key is missing", "one of key, key_file"),
+    (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\npsk="{PSK}"', "psk is wrong", "key or psk, not both"),
     (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\nmay_call=["keyid:x"]', "may_call", "key ID"),
     ('[peer.x]\nid = "a"', "[peer.x] key is missing", "one of key, key_file"),
     (PEER + f'psk = "{PSK}"', "[peer.x] psk is wrong", "give key or psk, not both"),
@@ -264,7 +271,8 @@ MISTAKES = [
     (PEER + 'mediator = "m"', "[peer.x] pseudonym is missing", "mediation server"),
     (PEER + 'mediator = "m"\npseudonym = "p"', '[peer.x] mediator = "m"', "none is configured"),
     (PEER + 'pseudonym = "p"', "[peer.x] pseudonym", "nothing without mediator"),
-    (PEER + "start = true", "[peer.x] start = True", "neither address nor mediator"),
+    (f'[peer.x]\nid = "a"\npsk = "{PSK}"', "[peer.x] remote_ts is missing", "or give it one"),
+    (PEER + "start = true", "[peer.x] start = true", "neither address nor mediator"),
     (PEER + "start = 1", "[peer.x] start = 1", "true or false"),
     (PEER + 'local_ts = ["10.0.0.0/99"]', "[peer.x] local_ts", ""),
     (PEER + 'assign = ["10.3.0.0/24"]', "[peer.x] assign", '["10.3.0.1"]'),
@@ -327,6 +335,9 @@ def test_a_secret_in_a_mistake_is_not_repeated(line):
     assert "1234567" not in said
 
 
+BY_FILE = '[peer.x]\nid = "a"\npsk_file = "x.psk"\nremote_ts = "10.2.0.0/16"'
+
+
 def test_psk_file():
     wanted = []
 
@@ -334,13 +345,13 @@ def test_psk_file():
         wanted.append(path)
         return b"  " + PSK.encode() + b"\n"
 
-    config = load_config('[peer.x]\nid = "a"\npsk_file = "keys/x.psk"', "t", read)
+    config = load_config(BY_FILE.replace("x.psk", "keys/x.psk"), "t", read)
     assert config.peers[0].psk == PSK.encode()
     assert wanted == ["keys/x.psk"]
 
 
 def test_psk_file_is_not_wanted_where_it_is_only_looked_at():
-    assert load_config('[peer.x]\nid = "a"\npsk_file = "x.psk"').peers[0].psk == b""
+    assert load_config(BY_FILE).peers[0].psk == b""
 
 
 def test_psk_file_that_cannot_be_read():
@@ -394,7 +405,8 @@ def test_ml_kem_by_default_between_ends_and_never_for_mediation():
     config = load_config(
         '[mediate]\n[mediator.m]\naddress = "h"\n'
         'key = "eGVygzLgOmO2RCtC75jusdS-_R6cUDK4PXD2Tl9VGlA"\n'
-        '[peer.x]\naddress = "h"\npsk = "correct horse battery staple"\nid = "x"'
+        '[peer.x]\naddress = "h"\npsk = "correct horse battery staple"\nid = "x"\n'
+        'remote_ts = "10.2.0.0/16"'
     )
     (peer,), (mediator,) = config.peers, config.mediators
     assert str(peer.proposals[0]) == "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
@@ -407,7 +419,7 @@ def test_ml_kem_by_default_between_ends_and_never_for_mediation():
 def test_required_ml_kem_is_a_matter_of_the_proposals():
     config = load_config(
         '[peer.x]\naddress = "h"\npsk = "correct horse battery staple"\nid = "x"\n'
-        'proposals = "aes128gcm16-prfsha256-x25519-ke1_mlkem768"'
+        'proposals = "aes128gcm16-prfsha256-x25519-ke1_mlkem768"\nassign = "10.3.0.1"'
     )
     assert [str(p) for p in config.peers[0].proposals] == [
         "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
@@ -425,7 +437,7 @@ def test_no_additional_key_exchange_with_a_mediator_of_another_kind():
 # -- postquantum preshared keys (RFC 8784) -------------------------------------------------------
 
 PPK = "q9fZ0mJr1bX7cK4tV2yLwE8sA6hD3nGu"
-PPK_PEER = '[peer.x]\nid = "a"\npsk = "abcdefghijklmnop"\n'
+PPK_PEER = '[peer.x]\nid = "a"\npsk = "abcdefghijklmnop"\nremote_ts = "10.2.0.0/16"\n'
 
 
 def test_ppk():

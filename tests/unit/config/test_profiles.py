@@ -39,7 +39,7 @@ def at(address: str, key: str = KEY) -> dict[str, str]:
 
 def test_no_secret_in_a_repr():
     assert "SigningKey" not in repr(KEYS)
-    config = load_config(f'[peer.x]\nid = "x"\npsk = "{PSK}"')
+    config = load_config(f'[peer.x]\nid = "x"\npsk = "{PSK}"\nassign = "10.3.0.1"')
     assert PSK not in repr(profiles.peers(config, KEYS, Peers()))
 
 
@@ -79,7 +79,6 @@ def test_an_address_that_is_also_a_configured_name():
     ("more", "local", "remote"),
     [
         (f'key = "{KEY}"\nlocal_id = "a@b"', "SigningKey", KeyAuth),
-        (f'key = "{KEY}"\nlocal_id = "a@b"\npsk = "{PSK}"', PskAuth, KeyAuth),
         (f'id = "ms"\nlocal_id = "a@b"\npsk = "{PSK}"', PskAuth, PskAuth),
     ],
 )
@@ -179,7 +178,7 @@ def test_a_configured_peer_with_nothing_but_a_key_has_our_kind_of_addresses():
 
 
 def test_psk_on_both_sides():
-    config = load_config(f'[peer.p]\nid = "p"\npsk = "{PSK}"')
+    config = load_config(f'[peer.p]\nid = "p"\npsk = "{PSK}"\nassign = "10.3.0.1"')
     peer = profiles.peers(config, KEYS, Peers())[0].peer
     assert peer.local_auth == peer.remote_auth == PskAuth(secret=PSK.encode())
 

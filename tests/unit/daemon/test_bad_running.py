@@ -61,7 +61,8 @@ def stop(*machines: Hearthgate) -> None:
 
 def psk(name: str, other: str, secret: str, address: str = "") -> str:
     where = f'address = "{address}"\n' if address else ""
-    return f'[peer.{other}]\nid = "{other}"\nlocal_id = "{name}"\npsk = "{secret}"\n{where}'
+    own = f'local_id = "{name}"\nassign = "10.3.0.1"\n'
+    return f'[peer.{other}]\nid = "{other}"\n{own}psk = "{secret}"\n{where}'
 
 
 def test_wrong_psk(street):

@@ -398,7 +398,7 @@ def test_psk_file_is_found_beside_the_configuration(tmp_path):
     layout = Layout(tmp_path)
     layout.config.parent.mkdir(parents=True)
     (layout.config.parent / "x.psk").write_text("correct horse battery\n")
-    layout.config.write_text('[peer.x]\nid = "x"\npsk_file = "x.psk"\n')
+    layout.config.write_text('[peer.x]\nid = "x"\npsk_file = "x.psk"\nassign = "10.3.0.1"\n')
     assert read_config(layout).peers[0].psk == b"correct horse battery"
 
 

@@ -20,10 +20,13 @@ from agent.ike.tickets import Tickets
 from agent.invitation import EnrolResult, Invitation, decode_enrolment
 from agent.moves import Moves
 from agent.peers import KnownPeer, OpenInvitation, Peers
+from agent.timers import NO_DATE, WallTime
 from tests.support.network import Behaviour, Link, Network
 from tests.support.pair import key_of, seeded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent.ipsec import Offload
     from agent.status import MediatorStatus, PeerStatus
 
@@ -36,13 +39,21 @@ TCP, UDP, ICMPV6 = 6, 17, 58
 class Machine:
     """One hearthgate."""
 
-    def __init__(self, name: str, *hosts: str, config: str = "", key: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        *hosts: str,
+        config: str = "",
+        key: str = "",
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """`files`: what the configuration names, by name."""
         self.name = name
         self.keys = profiles.Keys(
             identity=key_of(key or name), mediation=key_of(f"mediation {key or name}")
         )
         self.hosts = list(hosts)
-        self.config = load_config(config)
+        self.config = load_config(config, read=files.__getitem__ if files else None)
         self.peers = Peers()
         self.moves = Moves()
         self.extra: list[tuple] = []
@@ -57,10 +68,11 @@ class Machine:
     def boot(self, now: float) -> None:
         """Power on: everything that was in memory is gone."""
         self.boots += 1
+        self.now = now
         self.events: list[Event] = []
         self.delivered: list[bytes] = []
         self._transmits: list[Transmit] = []
-        self.tickets = self._tickets(now) if self.config.mediate is not None else None
+        self.tickets = self._tickets() if self.config.mediate is not None else None
         self.rotate(now)
         self.engine = Engine(
             random=seeded(f"{self.name} {self.boots}"),
@@ -69,6 +81,7 @@ class Machine:
             offload=self.offload,
             restart_secret=profiles.restart_secret(self.config, self.keys),
             tickets=self.tickets,
+            wall=self._date,
         )
         entry = profiles.server(self.config, self.keys)
         if entry is not None:
@@ -76,14 +89,17 @@ class Machine:
         self.tell_addresses(now)
         self.refresh(now)
 
-    def _tickets(self, now: float) -> Tickets:
+    def _tickets(self) -> Tickets:
         """Their clock goes with the time of the network."""
-        self.now = now
         self._ticket_random = seeded(f"{self.name} {self.boots} tickets")
         return Tickets(self._ticket_random, self._wall_now)
 
     def _wall_now(self) -> float | None:
         return None if self.wall is None else self.wall + self.now
+
+    def _date(self) -> WallTime:
+        seconds = self._wall_now()
+        return WallTime(seconds, True) if seconds is not None else NO_DATE
 
     def rotate(self, now: float) -> None:
         """What the daemon does each minute."""

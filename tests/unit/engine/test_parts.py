@@ -9,8 +9,9 @@ import pytest
 from agent import profiles
 from agent.config import load_config
 from agent.datagram import Address, Path, Received
-from agent.engine.authority import MEDIATED, Authority
+from agent.engine.authority import Authority
 from agent.engine.backoff import SHORT_ONES, STABLE_SECONDS, Backoff
+from agent.engine.entries import MEDIATED
 from agent.engine.sentences import connect_failed, mediator_closed, peer_closed
 from agent.ike.crash import decode_invalid_spi
 from agent.ike.events import CloseReason
@@ -149,7 +150,7 @@ def test_nobody_is_known_by_default():
 
 def test_proposals_of_single_peers_are_accepted_after_ours():
     config = load_config(
-        '[peer.x]\npsk="0123456789abcdef!"\nid="x"\nproposals="aes256-sha256-modp2048"'
+        '[peer.x]\npsk="0123456789abcdef!"\nid="x"\nassign="10.3.0.1"\nproposals="aes256-sha256-modp2048"'
     )
     authority = Authority(profiles.OUR_IKE[:1])
     authority.set_peers(profiles.peers(config, KEYS, Peers()))

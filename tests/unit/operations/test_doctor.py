@@ -17,6 +17,7 @@ CONFIG = """
 [peer.office]
 id = "office.example.org"
 ca_files = "root.pem"
+remote_ts = "10.2.0.0/16"
 local_key_file = "own.key"
 local_certificate_files = ["own.pem", "root.pem"]
 """

@@ -28,7 +28,9 @@ def _cheap(monkeypatch):
 def board(tmp_path):
     layout = Layout(tmp_path / "old")
     house = House.open(layout)
-    layout.config.write_text('name = "cabin"\n[peer.x]\nid = "x"\npsk_file = "x.psk"\n')
+    layout.config.write_text(
+        'name = "cabin"\n[peer.x]\nid = "x"\npsk_file = "x.psk"\nassign = "10.3.0.1"\n'
+    )
     peer = KnownPeer(
         name="a", identity=key_text(key_of("a").public), mediation=key_text(key_of("b").public)
     )

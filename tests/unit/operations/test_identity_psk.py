@@ -17,7 +17,9 @@ def test_a_psk_file_is_named(tmp_path, capsys, is_readable):
     layout.keys.mkdir(parents=True)
     for path in (layout.identity_key, layout.mediation_key):
         path.write_bytes(SigningKey.from_seed(bytes(32)).pem())
-    layout.config.write_text('[peer.office]\nid = "office"\npsk_file = "office.psk"\n')
+    layout.config.write_text(
+        '[peer.office]\nid = "office"\npsk_file = "office.psk"\nassign = "10.3.0.1"\n'
+    )
     if is_readable:
         (layout.config.parent / "office.psk").write_text(PSK)
     (tmp_path / "password").write_text("long enough\n")

@@ -120,7 +120,7 @@ def test_an_existing_configuration_with_a_psk_file(tmp_path):
     layout = Layout(tmp_path)
     prepare(layout, MEDIATOR, "cabin")
     with layout.config.open("a") as file:
-        file.write('[peer.x]\nid = "x"\npsk_file = "x.psk"\n')
+        file.write('[peer.x]\nid = "x"\npsk_file = "x.psk"\nassign = "10.3.0.1"\n')
     (layout.config.parent / "x.psk").write_text("correct horse battery")
     assert not prepare(layout, MEDIATOR, "").config_written
 
