@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from agent.bridge.devices import LineConfig, ModbusConfig, MqttConfig, PointConfig, SerialConfig
-from agent.config import PeerConfig, load_config
+from agent.config import (
+    MediateConfig,
+    MediatedPeerConfig,
+    MediatorConfig,
+    PeerConfig,
+    load_config,
+)
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "firmware/openwrt/hearthgate/files/uci_toml.py"
@@ -120,17 +126,49 @@ def test_lists_of_files():
     load_config(toml)
 
 
+PROOFS = """
+	list ca_files 'root.pem'
+	list ca_files 'my ca.pem'
+"""
+OWN = """
+	option local_key_file 'own.key'
+	option local_certificate_files 'own.pem sub.pem'
+"""
+
+
+def test_proofs_of_mediation_servers_and_their_peers():
+    toml = convert(
+        f"config mediator 'm'\n\toption address 'med.example.org'\n\toption id 'ms'\n{PROOFS}{OWN}"
+        f"config mediate\n{OWN}"
+        f"config mediated_peer 'p'\n\toption id 'p'\n\toption key_sha256 '{'ab' * 32}'\n"
+        "config mediated_peer 'q'\n\toption id 'q'\n\toption key_file 'q.pem'\n"
+        f"config mediated_peer 'r'\n\toption id 'r'\n\tlist may_call 'q'\n{PROOFS}"
+    )
+    tables = tomllib.loads(toml)
+    for proven in (tables["mediator"]["m"], tables["mediate"]["peer"]["r"]):
+        assert proven["ca_files"] == ["root.pem", "my ca.pem"]
+    for own in (tables["mediator"]["m"], tables["mediate"]):
+        assert own["local_certificate_files"] == ["own.pem", "sub.pem"]
+    config = load_config(toml)
+    assert config.mediate is not None
+    assert [peer.name for peer in config.mediate.peers] == ["p", "q", "r"]
+
+
 def kinds() -> dict[str, set[str]]:
     """Option -> the types it has in the configuration's values."""
     found: dict[str, set[str]] = {}
-    for cls in (LineConfig, ModbusConfig, SerialConfig, MqttConfig, PointConfig, PeerConfig):
+    devices = (LineConfig, ModbusConfig, SerialConfig, MqttConfig, PointConfig)
+    for cls in (*devices, PeerConfig, MediatorConfig, MediateConfig, MediatedPeerConfig):
         for item in fields(cls):
             found.setdefault(item.name, set()).add(str(item.type))
     return found
 
 
 # Fields that the loader makes of others, or of tables.
-NOT_OPTIONS = {"line", "points", "host", "remote_id", "local_id", "pseudonym", "key", "psk", "name"}
+NOT_OPTIONS = {
+    *("line", "points", "host", "remote_id", "local_id", "pseudonym", "key", "psk", "name"),
+    "peers",
+}
 
 
 def test_every_option_has_the_type_that_the_loader_wants():
