@@ -219,10 +219,13 @@ def direct_strongswan(
 # --- mediated ----------------------------------------------------------------------------------
 
 
-def mediated_ours(host: Namespace, folder: Path, name: str, *, auth: str) -> OurEnd:
-    """Ours, registered at the server under a configured name."""
+def mediated_ours(
+    host: Namespace, folder: Path, name: str, *, auth: str, proof: str = ""
+) -> OurEnd:
+    """Ours, registered at the server under a configured name, by the lines `proof` if given."""
     other = OTHER[name]
-    proof = f'psk = "{secret(name)}"\n' if auth == "psk" else f"{_key_line('ms')}\n"
+    if not proof:
+        proof = f'psk = "{secret(name)}"\n' if auth == "psk" else f"{_key_line('ms')}\n"
     config = (
         f'[mediator.medsrv]\naddress = "{SERVER}"\n'
         f'id = "ms@example.org"\nlocal_id = "{pseudonym(name)}"\n{proof}'
@@ -233,16 +236,27 @@ def mediated_ours(host: Namespace, folder: Path, name: str, *, auth: str) -> Our
 
 
 def mediated_strongswan(
-    host: Namespace, folder: Path, name: str, *, auth: str, **options: Any
+    host: Namespace,
+    folder: Path,
+    name: str,
+    *,
+    auth: str,
+    proofs: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    registration: dict[str, Any] | None = None,
+    **options: Any,
 ) -> StrongswanEnd:
-    """strongSwan, registered at the server. Its identity key is its mediation key as well."""
+    """strongSwan, registered at the server by `proofs` (its own, the server's) if given.
+
+    `registration` is more of the mediation connection.
+    """
     other = OTHER[name]
+    local, remote = proofs or (
+        _strongswan_proof(f"m-{name}", pseudonym(name), auth),
+        _strongswan_proof("ms", "ms@example.org", auth),
+    )
     config = {
         "connections": {
-            "medsrv": mediation_connection(
-                _strongswan_proof(f"m-{name}", pseudonym(name), auth),
-                _strongswan_proof("ms", "ms@example.org", auth),
-            ),
+            "medsrv": mediation_connection(local, remote, **(registration or {})),
             "peer": mediated_connection(
                 _strongswan_proof(name, identity(name), auth),
                 _strongswan_proof(other, identity(other), auth),

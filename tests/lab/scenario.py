@@ -35,7 +35,9 @@ def server_connection(
     }
 
 
-def mediation_connection(local: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
+def mediation_connection(
+    local: dict[str, Any], remote: dict[str, Any], **more: Any
+) -> dict[str, Any]:
     """strongSwan as a mediation client of the server at the standard address."""
     return {
         "remote_addrs": "203.0.113.10",
@@ -46,6 +48,7 @@ def mediation_connection(local: dict[str, Any], remote: dict[str, Any]) -> dict[
         "mobike": False,
         "mediation": True,
         "proposals": IKE,
+        **more,
     }
 
 
