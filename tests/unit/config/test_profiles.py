@@ -94,6 +94,15 @@ def test_credentials_of_a_strongswan_mediator(more, local, remote):
     assert entry.peer.local_id == Identification.parse("a@b")
 
 
+def test_who_was_invited_registers_at_a_server_of_our_kind():
+    other = f'[mediator.a]\naddress = "a"\nid = "ms"\nkey_sha256 = "{"ab" * 32}"\n'
+    config = load_config(f'{other}[mediator.main]\naddress = "med"\nkey = "{KEY}"')
+    assert [p.mediator for p in profiles.peers(config, KEYS, Peers((known("a"),)))] == ["main"]
+    assert [p.mediator for p in profiles.peers(load_config(other), KEYS, Peers((known("a"),)))] == [
+        ""
+    ]
+
+
 def test_a_paired_peer_has_one_address_on_each_side_and_a_pinned_key():
     entry = profiles.peers(EMPTY, KEYS, Peers((known("a", role="reader", **at("med")),)))[0]
     public = key_of("a").public
@@ -250,4 +259,8 @@ key = "{KEY}"
     assert entry.local_id == Identification.key_id(KEYS.mediation.public)
     a = entry.peers[Identification.parse("a@b").key]  # mail names ignore case
     assert a.may_call == {Identification.parse("c@b").key}
+    assert a.peer.local_auth == a.peer.remote_auth == PskAuth(secret=PSK.encode())
+    c = entry.peers[Identification.parse("c@b").key]
+    assert c.peer.local_auth is KEYS.mediation
+    assert c.peer.remote_auth == KeyAuth(public=key_of("med").public)
     assert PSK not in repr(entry)

@@ -79,6 +79,15 @@ def test_invitations_differ():
     assert len(seeds) == 20
 
 
+def test_invited_are_sent_to_a_server_that_its_key_is_enough_for():
+    other = f'[mediator.a]\naddress = "a"\nid = "ms"\nkey_sha256 = "{"ab" * 32}"\n'
+    made = house(config=CONFIG.replace("[mediator", other + "[mediator", 1))
+    assert [m.name for m in made.config.mediators] == ["a", "main"]
+    assert made.invite("laptop", "reader", 60).mediator == "med.example.org"
+    with pytest.raises(ConfigError, match="of hearthgate's kind"):
+        house(config=other).invite("laptop", "reader", 60)
+
+
 def test_nobody_to_be_invited_by():
     with pytest.raises(ConfigError, match="hearthgate setup"):
         house(config="").invite("a", "reader", 60)
