@@ -9,7 +9,8 @@ _MEDIATOR: dict[CloseReason, str] = {
     CloseReason.TIMEOUT: "the mediation server does not answer; is it running, and does the "
     "network let UDP port 4500 out?",
     CloseReason.AUTHENTICATION_FAILED: "the mediation server did not accept us, or did not prove "
-    "the key that is pinned for it; compare the key with what `hearthgate mediate` prints there.",
+    "the key that is pinned for it; compare the key with what `hearthgate mediate` prints there, "
+    "or what strongSwan has for us with `hearthgate peers --own`.",
     CloseReason.NO_PROPOSAL_CHOSEN: "the mediation server accepts none of our cryptographic "
     "proposals; compare `proposals` on both sides.",
     CloseReason.BY_PEER: "the mediation server closed the registration.",

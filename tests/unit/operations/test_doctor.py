@@ -56,6 +56,25 @@ def test_certificates(layout, monkeypatch, days, ok, text):
     assert root.ok is True
 
 
+@pytest.mark.parametrize(
+    ("table", "whom"),
+    [
+        ('[mediator.office]\naddress = "192.0.2.1"\n', "mediator office"),
+        ("[mediate.peer.office]\n", "mediated peer office"),
+    ],
+)
+def test_certificates_of_mediation(layout, monkeypatch, table, whom):
+    monkeypatch.setattr("time.time", lambda: NOW.timestamp())
+    text = CONFIG.replace("[peer.office]\n", table).replace('remote_ts = "10.2.0.0/16"\n', "")
+    if "mediate." in table:
+        own = "".join(line for line in text.splitlines(True) if line.startswith("local_"))
+        text = f"[mediate]\n{own}" + text.replace(own, "")
+    layout.config.write_text(text)
+    own, root = found(layout, f"certificate for {whom}")
+    assert "CN=own is good until" in own.text
+    assert "CN=root is good until" in root.text
+
+
 def test_a_clock_that_is_not_believed(layout, monkeypatch):
     """Then they are judged by the latest date that was seen."""
     SavedTime(layout.time).observe((NOW + 41 * DAY).timestamp())
