@@ -19,6 +19,7 @@ from agent.config import (
     MediatedPeerConfig,
     MediatorConfig,
     PeerConfig,
+    SignatureConfig,
     split_host,
 )
 from agent.crypto.auth import SigningKey, inner_address, parse_key_text
@@ -187,7 +188,7 @@ def _configured_mediator(config: MediatorConfig, keys: Keys) -> MediatorEntry:
         name=f"mediator {config.name}",
         local_id=config.local_id or Identification.key_id(keys.mediation.public),
         remote_id=config.remote_id,
-        local_auth=_local_auth(config, keys.mediation),
+        local_auth=_local_auth(config.psk, config.signatures, keys.mediation),
         remote_auth=_remote_auth(config),
         certificates=_shown(config),
         proposals=config.proposals,
@@ -218,11 +219,12 @@ def server(config: Config, keys: Keys) -> ServerEntry | None:
 
 
 def _mediated_peer(config: MediatedPeerConfig, keys: Keys, proposals: tuple[Proposal, ...]) -> Peer:
+    psk = config.psk if config.psk_both else None
     return Peer(
         name=MEDIATED,
         local_id=config.local_id or Identification.key_id(keys.mediation.public),
         remote_id=config.remote_id,
-        local_auth=_local_auth(config, keys.mediation),
+        local_auth=_local_auth(psk, config.signatures, keys.mediation),
         remote_auth=_remote_auth(config),
         certificates=_shown(config),
         proposals=proposals,
@@ -375,7 +377,7 @@ def _configured_peer(
             name=config.name,
             local_id=config.local_id or Identification.key_id(keys.identity.public),
             remote_id=config.remote_id,
-            local_auth=_local_auth(config, keys.identity),
+            local_auth=_local_auth(config.psk, config.signatures, keys.identity),
             remote_auth=_remote_auth(config),
             certificates=_shown(config),
             proposals=config.proposals,
@@ -407,11 +409,13 @@ def _configured_peer(
     )
 
 
-def _local_auth(config: Proven, key: SigningKey) -> PskAuth | Signer:
+def _local_auth(
+    psk: bytes | None, signatures: SignatureConfig, key: SigningKey
+) -> PskAuth | Signer:
     """What we prove: with what the configuration gives, else with this `key` of ours."""
-    if config.psk is not None:
-        return PskAuth(secret=config.psk)
-    return config.signatures.own_key or key
+    if psk is not None:
+        return PskAuth(secret=psk)
+    return signatures.own_key or key
 
 
 def _shown(config: Proven) -> tuple[bytes, ...]:

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             p["name"],
             p["role"] or "none",
             " ".join(p["grants"]),
-            p["key"][:11] + "…" if p["key"] else "pre-shared key",
+            p["key"][:11] + "…" if p["key"] else p["proof"],
             "configured" if p["configured"] else "",
         )
         for p in peers

@@ -10,7 +10,7 @@ from agent import profiles
 from agent.bridge.devices import ModbusConfig
 from agent.bridge.grants import MAX_GRANTS, Grant, parse_grant
 from agent.commands.part import Events, Part, Send
-from agent.config import NAME, NAME_RULE, ROLES
+from agent.config import NAME, NAME_RULE, ROLES, PeerConfig
 from agent.crypto.auth import key_text
 from agent.engine.events import Enrolled, MediatorChanged, PeerChanged
 from agent.errors import (
@@ -37,6 +37,15 @@ _REFUSALS: dict[int, str] = {
     EnrolResult.INVALID: "The gateway could not verify our keys; are both of the same version?",
     EnrolResult.FULL: "The gateway cannot store one more peer; its log says why.",
 }
+
+
+def _proof(peer: PeerConfig) -> str:
+    """What proves this peer, in words."""
+    if peer.psk is not None:
+        return "pre-shared key"
+    if peer.signatures.anchors:
+        return "certificate"
+    return "key" if peer.key is not None else "key in a file"
 
 
 class Pairing(Part):
@@ -156,6 +165,7 @@ class Pairing(Part):
             {
                 "name": p.name,
                 "key": p.identity,
+                "proof": "key",
                 "role": p.role,
                 "grants": list(p.grants),
                 "mediator": p.mediator,
@@ -167,6 +177,7 @@ class Pairing(Part):
             {
                 "name": p.name,
                 "key": key_text(p.key) if p.key else "",
+                "proof": _proof(p),
                 "role": p.role,
                 "grants": list(p.grants),
                 "mediator": p.mediator or p.host,

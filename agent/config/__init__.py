@@ -21,6 +21,7 @@ from agent.config.values import (
     MediatedPeerConfig,
     MediatorConfig,
     PeerConfig,
+    SignatureConfig,
     split_host,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "MediatedPeerConfig",
     "MediatorConfig",
     "PeerConfig",
+    "SignatureConfig",
     "load_config",
     "split_host",
 ]

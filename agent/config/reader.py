@@ -219,18 +219,18 @@ def _mediated_peers(
     own = read_own(table, read)
     local_id = read_local_id(table, own)
     peers = tuple(_mediated_peer(name, inner, read) for name, inner in table.tables("peer"))
-    if table.has("local_key_file") and all(peer.psk is not None for peer in peers):
+    if table.has("local_key_file") and all(peer.psk_both for peer in peers):
         raise table.wrong("local_key_file", "no [mediate.peer.NAME] is here to be shown it.")
     return tuple(
-        replace(
+        replace(peer, local_id=read_identity(table, "local_id"))
+        if peer.psk_both
+        else replace(
             peer,
             local_id=local_id,
             signatures=replace(
                 peer.signatures, own_key=own.own_key, own_certificates=own.own_certificates
             ),
         )
-        if peer.psk is None
-        else replace(peer, local_id=read_identity(table, "local_id"))
         for peer in peers
     )
 
@@ -244,6 +244,9 @@ def _mediated_peer(
         may_call = tuple(Identification.parse(text) for text in table.texts("may_call"))
     except ValueError as error:
         raise table.wrong("may_call", str(error)) from None
+    psk_both = table.flag("psk_both", False)
+    if psk_both and psk is None:
+        raise table.wrong("psk_both", "it says nothing without psk or psk_file.")
     table.done()
     return MediatedPeerConfig(
         name=_name(name, table),
@@ -251,6 +254,7 @@ def _mediated_peer(
         local_id=None,
         key=key,
         psk=psk,
+        psk_both=psk_both,
         signatures=theirs,
         may_call=may_call,
     )
@@ -366,11 +370,13 @@ def _device(name: str, table: Table) -> DeviceConfig:
 
 def _distinct_identities(top: Table, config: Config) -> None:
     """Who comes is told by identity, so each may stand for one peer only."""
-    seen: dict[object, str] = {}
-    for peer in config.peers:
-        other = seen.setdefault(peer.remote_id.key, peer.name)
-        if other != peer.name:
-            raise ConfigError(
-                f"{top.source}: [peer.{peer.name}] has the identity of [peer.{other}]: "
-                "each peer needs a key or an id of its own."
-            )
+    served = config.mediate.peers if config.mediate is not None else ()
+    for where, peers in (("peer", config.peers), ("mediate.peer", served)):
+        seen: dict[object, str] = {}
+        for peer in peers:
+            other = seen.setdefault(peer.remote_id.key, peer.name)
+            if other != peer.name:
+                raise ConfigError(
+                    f"{top.source}: [{where}.{peer.name}] has the identity of [{where}.{other}]: "
+                    "each peer needs a key or an id of its own."
+                )

@@ -109,7 +109,8 @@ class MediatedPeerConfig:
     """A peer that registers here under a configured identity (strongSwan).
 
     `local_id`: ours for it, None: that of our mediation key. What we prove it with is the same for
-    all of them: `own_key` of `signatures`, else the mediation key; for `psk` that.
+    all of them, `own_key` of `signatures`, else the mediation key, unless `psk_both` has us prove
+    the `psk` as well. strongSwan's own examples have a server prove a key to who proves a PSK.
     """
 
     name: str
@@ -117,6 +118,7 @@ class MediatedPeerConfig:
     local_id: Identification | None
     key: bytes | None
     psk: bytes | None = field(repr=False)
+    psk_both: bool
     signatures: SignatureConfig
     may_call: tuple[Identification, ...]
 

@@ -1,8 +1,8 @@
 """The two kinds of machine behind one face, so that a test is written once for all combinations.
 
 `alice` sits at the operator, `bob` at the gateway, `ms` is the mediation server. Each end has one
-inner address; `auth` is "psk" or "ed25519" and holds for the registration, both sides of it, as
-well as for the tunnel.
+inner address; `auth` is "psk" or "ed25519" and holds for the registration as well as for the
+tunnel. By "psk" a server of ours proves its key to strongSwan, and the PSK to who wants that.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.lab.scenario import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from agent.operations.lab import Namespace
@@ -241,7 +242,7 @@ def mediated_strongswan(
     name: str,
     *,
     auth: str,
-    proofs: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    proofs: tuple[dict[str, Any], ...] | None = None,
     registration: dict[str, Any] | None = None,
     **options: Any,
 ) -> StrongswanEnd:
@@ -250,10 +251,7 @@ def mediated_strongswan(
     `registration` is more of the mediation connection.
     """
     other = OTHER[name]
-    local, remote = proofs or (
-        _strongswan_proof(f"m-{name}", pseudonym(name), auth),
-        _strongswan_proof("ms", "ms@example.org", auth),
-    )
+    local, remote = proofs or registration_proofs(name, auth, auth)
     config = {
         "connections": {
             "medsrv": mediation_connection(local, remote, **(registration or {})),
@@ -281,13 +279,27 @@ def mediated_strongswan(
     return StrongswanEnd(host, charon, name)
 
 
-def start_server(host: Namespace, folder: Path, kind: str, *, auth: str) -> Charon | Hearthgate:
-    """The mediation server for alice and bob under their configured names, running."""
+def registration_proofs(name: str, client: str, server: str) -> tuple[dict[str, Any], ...]:
+    """strongSwan's proof of itself to the server, and of the server."""
+    return (
+        _strongswan_proof(f"m-{name}", pseudonym(name), client),
+        _strongswan_proof("ms", "ms@example.org", server),
+    )
+
+
+def start_server(
+    host: Namespace, folder: Path, kind: str, *, auth: str, psk_both: Sequence[str] = ()
+) -> Charon | Hearthgate:
+    """The mediation server for alice and bob under their configured names, running.
+
+    `psk_both`: to whom ours proves itself with the PSK as well.
+    """
     if kind == STRONGSWAN:
         return _strongswan_server(host, folder, auth).start()
     config = '[mediate]\nlocal_id = "ms@example.org"\n'
     for name in ("alice", "bob"):
         proof = f'psk = "{secret(name)}"' if auth == "psk" else _key_line(f"m-{name}")
+        proof += "\npsk_both = true" if name in psk_both else ""
         config += (
             f'[mediate.peer.{name}]\nid = "{pseudonym(name)}"\n{proof}\n'
             f'may_call = ["{pseudonym(OTHER[name])}"]\n'

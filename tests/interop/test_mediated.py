@@ -17,6 +17,7 @@ from tests.interop.ends import (
     assert_echo,
     mediated_ours,
     mediated_strongswan,
+    registration_proofs,
     start_server,
 )
 
@@ -32,20 +33,26 @@ COMBINATIONS = [
 ]
 
 
-def make_end(nats: TwoNats, kind: str, name: str, auth: str) -> End:
+def make_end(nats: TwoNats, kind: str, name: str, auth: str, server: str) -> End:
     host = nats.operator if name == "alice" else nats.gateway
     folder = nats.lab.folder / name
     if kind == OURS:
         return mediated_ours(host, folder, name, auth=auth)
-    return mediated_strongswan(host, folder, name, auth=auth)
+    # As in strongSwan's own examples: whoever proves a PSK has the server prove its key.
+    shown = "ed25519" if server == OURS else auth
+    return mediated_strongswan(
+        host, folder, name, auth=auth, proofs=registration_proofs(name, auth, shown)
+    )
 
 
 @pytest.mark.parametrize("auth", ["psk", "ed25519"])
 @pytest.mark.parametrize(("server", "initiator", "responder"), COMBINATIONS)
 def test_a_tunnel_through_two_nats(nats, server, initiator, responder, auth):
-    start_server(nats.server, nats.lab.folder / "ms", server, auth=auth)
-    bob = make_end(nats, responder, "bob", auth)
-    alice = make_end(nats, initiator, "alice", auth)
+    kinds = {"alice": initiator, "bob": responder}
+    both = [name for name in kinds if auth == "psk" and kinds[name] == OURS]
+    start_server(nats.server, nats.lab.folder / "ms", server, auth=auth, psk_both=both)
+    bob = make_end(nats, responder, "bob", auth, server)
+    alice = make_end(nats, initiator, "alice", auth, server)
     for end in (bob, alice):
         end.start()
     for end in (bob, alice):

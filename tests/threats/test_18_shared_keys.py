@@ -200,7 +200,7 @@ def test_a_configuration_has_one_or_the_other(place: str, pinned: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("proof", PROOFS)
 def test_we_prove_a_shared_key_to_those_alone_who_prove_it(place: str, proof: str) -> None:
-    """Whatever a configuration gives: from each side the same kind of proof, or none at all."""
+    """Whatever a configuration gives. Our server gives its MIC to those alone who expect it."""
     own = "" if place == "a peer of our mediator" else OWN
     config = load_config(WITHOUT[place] + own + PROOFS[proof], read=FILES.__getitem__)
     keys = Keys(identity=key_of("me"), mediation=key_of("mediation me"))
@@ -210,5 +210,6 @@ def test_we_prove_a_shared_key_to_those_alone_who_prove_it(place: str, proof: st
         *(entry.peer for entry in profiles.mediators(config, keys, Peers())),
         *(known.peer for known in (served.peers.values() if served is not None else ())),
     ]
-    assert isinstance(peer.local_auth, PskAuth) is isinstance(peer.remote_auth, PskAuth)
     assert isinstance(peer.remote_auth, PskAuth) is (proof == "psk")
+    expected = proof == "psk" and place != "a peer of our mediator"
+    assert isinstance(peer.local_auth, PskAuth) is expected

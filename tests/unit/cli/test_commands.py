@@ -212,6 +212,7 @@ def test_peers(pair):
     listed = pair.gateway.json("peers")
     assert [(p["name"], p["role"]) for p in listed] == [("laptop", "operator")]
     assert listed[0]["key"] == pair.operator.status()["identity"]
+    assert listed[0]["proof"] == "key"
     own = pair.gateway.json("peers", "--own")
     assert own["identity"]["key"] == pair.gateway.status()["identity"]
     assert own["identity"]["pem"].startswith("-----BEGIN PUBLIC KEY-----")

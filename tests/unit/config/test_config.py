@@ -259,6 +259,12 @@ MISTAKES = [
     (f'[mediate.peer.p]\nkey = "{KEY}"', "[mediate.peer.p] id is missing", "registers with"),
     ('[mediate.peer.p]\nid = "a"', "[mediate.peer.p] key is missing", "one of key, key_file"),
     (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\npsk="{PSK}"', "psk is wrong", "key or psk, not both"),
+    (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\npsk_both=true', "psk_both", "without psk"),
+    (
+        f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\n[mediate.peer.q]\nid="a"\npsk="{PSK}"',
+        "[mediate.peer.q] has the identity of [mediate.peer.p]",
+        "of its own",
+    ),
     (f'[mediate.peer.p]\nid="a"\nkey="{KEY}"\nmay_call=["keyid:x"]', "may_call", "key ID"),
     ('[peer.x]\nid = "a"', "[peer.x] key is missing", "one of key, key_file"),
     (PEER + f'psk = "{PSK}"', "[peer.x] psk is wrong", "give key or psk, not both"),

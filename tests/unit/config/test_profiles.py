@@ -259,7 +259,11 @@ key = "{KEY}"
     assert entry.local_id == Identification.key_id(KEYS.mediation.public)
     a = entry.peers[Identification.parse("a@b").key]  # mail names ignore case
     assert a.may_call == {Identification.parse("c@b").key}
-    assert a.peer.local_auth == a.peer.remote_auth == PskAuth(secret=PSK.encode())
+    assert a.peer.remote_auth == PskAuth(secret=PSK.encode())
+    assert a.peer.local_auth is KEYS.mediation
+    both = profiles.server(load_config(text.replace("may_call", "psk_both = true\nmay_call")), KEYS)
+    assert both is not None
+    assert both.peers[Identification.parse("a@b").key].peer.local_auth == a.peer.remote_auth
     c = entry.peers[Identification.parse("c@b").key]
     assert c.peer.local_auth is KEYS.mediation
     assert c.peer.remote_auth == KeyAuth(public=key_of("med").public)

@@ -167,19 +167,22 @@ def test_a_server_has_its_own_identity_for_those_without_a_certificate():
 
 def test_a_certificate_is_nothing_to_who_has_a_pre_shared_key():
     own = f'[mediate]\n{OURS}local_certificate_files = "own.pem"\n'
-    secret = f'[mediate.peer.y]\nid = "y"\npsk = "{PSK}"\n'
+    secret = f'[mediate.peer.y]\nid = "y"\npsk = "{PSK}"\npsk_both = true\n'
     text = own + TABLES["mediate.peer"] + f'key = "{KEY}"\n' + secret
     mediate = load_config(text, "t", from_files).mediate
     assert mediate is not None
     assert mediate.peers[1].local_id is None
     assert mediate.peers[1].signatures == SignatureConfig()
+    mediate = load_config(text.replace("psk_both = true", ""), "t", from_files).mediate
+    assert mediate is not None
+    assert mediate.peers[1].signatures == mediate.peers[0].signatures
     named = text.replace("[mediate]", '[mediate]\nlocal_id = "own.example.org"', 1)
     mediate = load_config(named, "t", from_files).mediate
     assert mediate is not None
     assert [str(peer.local_id) for peer in mediate.peers] == ["own.example.org"] * 2
 
 
-@pytest.mark.parametrize("peer", ["", TABLES["mediate.peer"] + f'psk = "{PSK}"'])
+@pytest.mark.parametrize("peer", ["", TABLES["mediate.peer"] + f'psk = "{PSK}"\npsk_both = true'])
 def test_a_server_without_anybody_to_show_its_certificate_to(peer):
     said = sentence(f'[mediate]\nlocal_id = "me"\nlocal_key_file = "ec.key"\n{peer}')
     assert '[mediate] local_key_file = "ec.key": no [mediate.peer.NAME]' in said

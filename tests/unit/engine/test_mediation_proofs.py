@@ -83,18 +83,20 @@ def own(proof: str, name: str) -> str:
 
 
 def machines(
-    clients: str, server: str, *, at_the_server: str = "", shown: str = ""
+    clients: str, server: str, *, at_the_server: str = "", shown: str = "", psk_both: bool = False
 ) -> tuple[Network, dict[str, Machine]]:
     """A server that proves itself by `server` and knows two clients, who prove `clients`.
 
-    `at_the_server`: what the server wants of them instead; `shown`: what they want of it.
+    `at_the_server`: what the server wants of them instead; `shown`: what they want of it;
+    `psk_both`: it proves their pre-shared key as well.
     """
     network = Network()
     config = f'[mediate]\naddress = "{SERVER}"\n{own(server, "ms")}'
     for name in HOSTS:
         config += (
             f'[mediate.peer.{name}]\nid = "{name}.example.org"\n'
-            f'{theirs(at_the_server or clients, name)}may_call = "{OTHER[name]}.example.org"\n'
+            f"{theirs(at_the_server or clients, name)}{'psk_both = true' if psk_both else ''}\n"
+            f'may_call = "{OTHER[name]}.example.org"\n'
         )
     found = {"ms": Machine("ms", SERVER, config=config, files=FILES)}
     for name, address in HOSTS.items():
@@ -122,7 +124,7 @@ def are_registered(found: dict[str, Machine]) -> bool:
     ("clients", "server"), [*itertools.product(PROOFS, PROOFS), ("psk", "psk")]
 )
 def test_a_tunnel_between_two_who_registered_by(clients, server):
-    network, found = machines(clients, server)
+    network, found = machines(clients, server, psk_both=clients == "psk")
     assert network.run(10, lambda: are_registered(found)), [m.events for m in found.values()]
     cabin, laptop = found["cabin"], found["laptop"]
     laptop.engine.connect("cabin", network.now)

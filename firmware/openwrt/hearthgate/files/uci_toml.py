@@ -18,7 +18,10 @@ from board.errors import StorageError
 from board.storage import write_file
 
 FLAGS = frozenset(
-    ["rs485", "writable", "broadcast", "read_only", "virtual_ip", "start", "ppk_required"],
+    [
+        *("rs485", "writable", "broadcast", "read_only", "virtual_ip", "start", "ppk_required"),
+        "psk_both",
+    ],
 )
 NUMBERS = frozenset(
     [
