@@ -337,7 +337,7 @@ def read_config(layout: Layout, file: Path | None = None) -> Config:
 
 def _mediating(config: Config, given: str, source: str) -> Config:
     entry = config.mediate or MediateConfig(
-        address="", anycast=(), local_id=None, proposals=profiles.OUR_MEDIATION, peers=()
+        address="", anycast=(), local_id=None, proposals=profiles.OUR_IKE, peers=()
     )
     try:
         host, port = split_host(given or entry.address or socket.getfqdn(), 0)

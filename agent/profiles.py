@@ -14,7 +14,6 @@ from agent.bridge.grants import Peer as BridgePeer
 from agent.config import (
     ESP_PROPOSALS,
     IKE_PROPOSALS,
-    MEDIATION_PROPOSALS,
     Config,
     MediatedPeerConfig,
     MediatorConfig,
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
     Proven = PeerConfig | MediatorConfig | MediatedPeerConfig
 
 OUR_IKE = parse_proposals(IKE_PROPOSALS, ProtocolId.IKE)
-OUR_MEDIATION = parse_proposals(MEDIATION_PROPOSALS, ProtocolId.IKE)
 OUR_ESP = parse_proposals(ESP_PROPOSALS, ProtocolId.ESP)
 # Seconds. As often as a keepalive: only an authentic packet shows the mediator a new NAT mapping,
 # and until then nobody can call. Ten thousand peers are 500 probes a second.
@@ -178,7 +176,7 @@ def _mediator_peer(name: str, key: bytes, own: SigningKey) -> Peer:
         remote_id=Identification.key_id(key),
         local_auth=own,
         remote_auth=KeyAuth(public=key),
-        proposals=OUR_MEDIATION,
+        proposals=OUR_IKE,
         liveness_seconds=MEDIATOR_LIVENESS,
     )
 

@@ -19,6 +19,7 @@ class MediatorStatus:
     moved_from: str = ""
     reflexive: str = ""
     resumed: bool = False
+    suite: str = ""
     since: float = 0.0
     retry_in: float = 0.0
     error: str = ""

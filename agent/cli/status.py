@@ -69,7 +69,7 @@ def _mediator(m: dict[str, Any]) -> str:
     if m["state"] == "registered":
         seen = f", seen as {m['reflexive']}" if m["reflexive"] else ""
         resumed = ", resumed by ticket" if m["resumed"] else ""
-        return f"{text} for {duration(m['since'])}{seen}{resumed}"
+        return f"{text} for {duration(m['since'])}{seen}{resumed}, {m['suite']}"
     if m["state"] == "waiting":
         text += f", again in {duration(m['retry_in'])}"
     return text + (f": {m['error']}" if m["error"] else "")

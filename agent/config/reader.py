@@ -157,6 +157,8 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
     local_id = read_local_id(table, signatures)
     if psk is not None and local_id is None:
         raise table.missing("local_id", "the name that belongs to psk at this server.")
+    is_ours = local_id is None and key is not None
+    default = IKE_PROPOSALS if is_ours else MEDIATION_PROPOSALS
     mediator = MediatorConfig(
         name=_name(name, table),
         host=host,
@@ -166,7 +168,7 @@ def _mediator(name: str, table: Table, read: Callable[[str], bytes] | None) -> M
         key=key,
         psk=psk,
         signatures=signatures,
-        proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
+        proposals=_proposals(table, "proposals", default, ProtocolId.IKE),
     )
     if not mediator.is_ours and any(p.additional for p in mediator.proposals):
         why = "ke1_… is not possible here: strongSwan's mediation ends at IKE_INTERMEDIATE."
@@ -186,7 +188,7 @@ def _mediate(table: Table, read: Callable[[str], bytes] | None) -> MediateConfig
         address=address,
         anycast=_anycast(table, address),
         local_id=read_identity(table, "local_id"),
-        proposals=_proposals(table, "proposals", MEDIATION_PROPOSALS, ProtocolId.IKE),
+        proposals=_proposals(table, "proposals", IKE_PROPOSALS, ProtocolId.IKE),
         peers=_mediated_peers(table, read),
     )
     table.done()

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 IKE_PORT = 500
 NATT_PORT = 4500
 
-# What mediation connections offer and accept, best first. X25519 and AES-GCM are everywhere;
+# What mediation connections with strongSwan offer, best first. X25519 and AES-GCM are everywhere;
 # ChaCha20 serves boards without AES instructions; the CBC suites meet old peers. No ML-KEM here:
-# strongSwan's mediation ends at IKE_INTERMEDIATE (mediation.md §5), and all that these connections
-# hide is who calls whom.
+# strongSwan's mediation ends at IKE_INTERMEDIATE (mediation.md §5).
 MEDIATION_PROPOSALS = (
     "aes128gcm16-prfsha256-x25519",
     "aes256gcm16-prfsha384-x25519",
@@ -32,8 +31,9 @@ MEDIATION_PROPOSALS = (
     "aes256-sha256-ecp256",
     "aes128-sha256-modp2048",
 )
-# Between two ends ML-KEM-768 comes after X25519 wherever both have it (RFC 9370): whoever records
-# today what a quantum computer could read one day would have to break both.
+# Between two ends, and with mediation servers of our kind, ML-KEM-768 comes after X25519 wherever
+# both have it (RFC 9370): whoever records today what a quantum computer could read one day would
+# have to break both.
 IKE_PROPOSALS = (
     "aes128gcm16-prfsha256-x25519-ke1_mlkem768",
     "aes256gcm16-prfsha384-x25519-ke1_mlkem768",

@@ -6,10 +6,12 @@ identity), and invited ones (pinned one-time identity, childless, may only enrol
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.engine.entries import MEDIATED
 from agent.ike import certificates
+from agent.ike.negotiation import without_additional
 from agent.ike.pad import KeyAuth, Peer
 from agent.mediation.connect_id import ConnectIdExtension
 from agent.wire.codes import IdType, NotifyType
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from agent.datagram import Path
     from agent.engine.entries import PeerEntry, ServerEntry
     from agent.ike.extension import Extension
+    from agent.mediation.server_extension import ServerExtension
     from agent.wire.message import Message
     from agent.wire.payloads import CertreqPayload
     from agent.wire.proposals import Proposal
@@ -55,11 +58,11 @@ class Authority:
     def responder_proposals(self, path: Path, request: Message) -> tuple[Proposal, ...]:
         """What is acceptable before anybody has said who it is.
 
-        A mediation connection has the server's own: with strongSwan no additional key exchange may
-        come between IKE_SA_INIT and IKE_AUTH of it (mediation.md §5).
+        A mediation connection has the server's own.
         """
         if self.server is not None and request.notify(NotifyType.ME_MEDIATION) is not None:
-            return self.server.proposals
+            ours = request.notify(NotifyType.HG_MEDIATION) is not None
+            return _for_mediation(self.server, takes_additional=ours)
         return self._proposals
 
     def find_peer(
@@ -69,8 +72,9 @@ class Authority:
         context: tuple[Extension, ...],
     ) -> Peer | None:
         """Who claims `remote_id`, by what the IKE_SA_INIT asked for."""
-        if self.server is not None and _asks_the_server(context):
-            return self._mediated(self.server, remote_id, local_id)
+        if self.server is not None and (asked := _of_the_server(context)) is not None:
+            proposals = _for_mediation(self.server, takes_additional=asked.takes_additional)
+            return _mediated(self.server, remote_id, local_id, proposals)
         entry = self._by_id.get(remote_id.key)
         if entry is None:
             return None
@@ -112,29 +116,42 @@ class Authority:
             known is not None and caller_entry is not None and called.key in caller_entry.may_call
         )
 
-    @staticmethod
-    def _mediated(
-        server: ServerEntry, remote_id: Identification, asked: Identification | None
-    ) -> Peer | None:
-        known = server.peers.get(remote_id.key)
-        if known is not None:
-            return known.peer
-        if remote_id.id_type != IdType.ID_KEY_ID or len(remote_id.data) != KEY_LENGTH:
-            return None
-        # A peer of our kind asks for the identity that belongs to our key, and knows no other.
-        own = Identification.key_id(server.key.public)
-        return Peer(
-            name=MEDIATED,
-            local_id=own if asked is not None and asked.key == own.key else server.local_id,
-            remote_id=remote_id,
-            local_auth=server.key,
-            remote_auth=KeyAuth(public=remote_id.data),
-            proposals=server.proposals,
-            gives_tickets=True,
-        )
+
+def _mediated(
+    server: ServerEntry,
+    remote_id: Identification,
+    asked: Identification | None,
+    proposals: tuple[Proposal, ...],
+) -> Peer | None:
+    """A peer of the server: one it knows by configuration, or one whose pseudonym is its key."""
+    known = server.peers.get(remote_id.key)
+    if known is not None:
+        return replace(known.peer, proposals=proposals)
+    if remote_id.id_type != IdType.ID_KEY_ID or len(remote_id.data) != KEY_LENGTH:
+        return None
+    # A peer of our kind asks for the identity that belongs to our key, and knows no other.
+    own = Identification.key_id(server.key.public)
+    return Peer(
+        name=MEDIATED,
+        local_id=own if asked is not None and asked.key == own.key else server.local_id,
+        remote_id=remote_id,
+        local_auth=server.key,
+        remote_auth=KeyAuth(public=remote_id.data),
+        proposals=proposals,
+        gives_tickets=True,
+    )
 
 
-def _asks_the_server(context: tuple[Extension, ...]) -> bool:
+def _for_mediation(server: ServerEntry, *, takes_additional: bool) -> tuple[Proposal, ...]:
+    """What a mediation connection may use: with strongSwan, whose mediation ends there, nothing
+
+    comes between IKE_SA_INIT and IKE_AUTH (mediation.md §5).
+    """
+    return server.proposals if takes_additional else without_additional(server.proposals)
+
+
+def _of_the_server(context: tuple[Extension, ...]) -> ServerExtension | None:
+    """What says in `context` that the mediation server is asked."""
     from agent.mediation.server_extension import ServerExtension  # loaded where there is a server
 
-    return any(isinstance(extension, ServerExtension) for extension in context)
+    return next((e for e in context if isinstance(e, ServerExtension)), None)

@@ -12,6 +12,7 @@ from agent.engine.redirection import PATH_SECONDS, Place, Redirection, handed_ov
 from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.ike.events import CloseReason
 from agent.ike.pad import KeyAuth
+from agent.ike.ppk import negotiated
 from agent.ike.redirect import RedirectClient
 from agent.ike.resumption import TicketHolder, resumption_of
 from agent.status import MediatorStatus
@@ -197,13 +198,16 @@ class Registration:
 
     def status(self, now: float) -> MediatorStatus:
         """For people."""
+        registered = self.state is State.REGISTERED
+        sa = self._ike.sa(self.ike_id) if self.ike_id is not None and registered else None
         return MediatorStatus(
             name=self.entry.name,
             address=self._place.text,
             state=self.state.value,
             moved_from=home.text if self._place.text != (home := _home(self.entry)).text else "",
             reflexive=str(self._reflexive or ""),
-            resumed=self.state is State.REGISTERED and self._tickets.resumed,
+            resumed=registered and self._tickets.resumed,
+            suite=negotiated(sa) if sa is not None else "",
             since=now - self._since,
             retry_in=max(0.0, self.deadline - now)
             if self.state is State.WAITING and self.deadline

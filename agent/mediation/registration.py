@@ -3,6 +3,10 @@
 It asks for mediation in IKE_SA_INIT, for the reflexive endpoint in IKE_AUTH and with every liveness
 probe, hands ME_CONNECT to the client, and tells a server of our own kind (one that put an empty
 N(HG_ACCEPTS) into IKE_SA_INIT) whom we accept. strongSwan is never sent that notify.
+
+Where it offers additional key exchanges (RFC 9370), which a configuration does to servers of our
+kind only, it says with N(HG_MEDIATION) that its mediation goes on after IKE_INTERMEDIATE: that of
+strongSwan does not (mediation.md §5), and from the proposal alone a server could not tell who asks.
 """
 
 from __future__ import annotations
@@ -134,6 +138,8 @@ class RegistrationExtension(Extension):
         match exchange:
             case ExchangeType.IKE_SA_INIT | ExchangeType.IKE_SESSION_RESUME:
                 payloads.append(NotifyPayload(NotifyType.ME_MEDIATION))
+                if any(p.additional for p in sa.proposals):
+                    payloads.append(NotifyPayload(NotifyType.HG_MEDIATION))
             case ExchangeType.IKE_AUTH:
                 # Asked always: whether we are behind NAT is not certain where encapsulation is
                 # forced, and an answer that equals a host endpoint is redundant and dropped.

@@ -75,7 +75,8 @@ class MediationServer:
         """Responder extension factory for `Ike`: an extension if the request asks for mediation."""
         if request is None or request.notify(NotifyType.ME_MEDIATION) is None:
             return None
-        return ServerExtension(self)
+        ours = request.notify(NotifyType.HG_MEDIATION) is not None
+        return ServerExtension(self, takes_additional=ours)
 
     def bind(self, ike: Ike) -> None:
         """Requests of this server go through `ike`."""

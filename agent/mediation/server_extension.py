@@ -30,7 +30,10 @@ Key = tuple[int, bytes]
 
 
 class ServerExtension(Extension):
-    """A mediation connection at the server; also what stands in the table of those online."""
+    """A mediation connection at the server; also what stands in the table of those online.
+
+    `takes_additional`: it said N(HG_MEDIATION), so there may be additional key exchanges.
+    """
 
     __slots__ = (
         "_server",
@@ -40,11 +43,13 @@ class ServerExtension(Extension):
         "ike_id",
         "network",
         "questions",
+        "takes_additional",
         "waits_for",
     )
 
-    def __init__(self, server: MediationServer) -> None:
+    def __init__(self, server: MediationServer, *, takes_additional: bool = False) -> None:
         self._server = server
+        self.takes_additional = takes_additional
         self.ike_id = 0
         self.network = b""  # the /24 or /64 it came from, while it counts there
         self.identity: Identification | None = None  # set once it is registered

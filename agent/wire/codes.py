@@ -159,6 +159,7 @@ class NotifyType(IntEnum):
     HG_ENROLL = 41002  # a new operator hands over its permanent keys
     HG_ENROLLED = 41003  # and the gateway has stored them
     HG_INNER_OFFLOAD = 41004  # checksums of inner TCP and UDP need not be computed
+    HG_MEDIATION = 41005  # beside ME_MEDIATION: key exchanges may come before IKE_AUTH
     HG_REDIRECT = 41006  # beside REDIRECT: port and key of the mediator that takes over
 
 

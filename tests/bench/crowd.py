@@ -33,9 +33,8 @@ from agent.mediation.events import Registered
 from agent.mediation.identity import accept_hash
 from agent.mediation.settings import MediationSettings
 from agent.operations.lab import Lab, TwoNats
-from agent.wire.codes import ProtocolId
+from agent.profiles import OUR_IKE
 from agent.wire.payloads import Identification
-from agent.wire.proposals import parse_proposals
 from tests.bench.machines import SERVER, cpu_seconds, our_server, rss_mb, settled
 from tests.lab.daemon import Hearthgate, public_text
 from tests.lab.scenario import seed
@@ -67,7 +66,7 @@ class Crowd:
         self._clients: list[MediationClient] = []
         self._of: dict[int, MediationClient] = {}
         self._peers: list[tuple[Peer, TicketHolder, int]] = []  # with its IKE SA
-        self._proposals = parse_proposals(["aes128gcm16-prfsha256-x25519"], ProtocolId.IKE)
+        self._proposals = OUR_IKE
 
     def grow(self, count: int) -> int:
         """Register `count` more; returns how many there are."""

@@ -165,6 +165,10 @@ def test_away_for_a_while() -> None:
         town.hosts["mediator"].is_up = False
         town.run(hours * 3600)
         assert not town.all_registered()
+        # Each attempt also tries IKE_SA_INIT for 3.2 s: who is just there would come without one.
+        assert town.run(
+            900, lambda t=town: {m.mediator().state for m in t.everybody} == {"waiting"}
+        )
         town.mediator.boot(town.now)
         town.hosts["mediator"].is_up = True
         assert town.came_back(200)

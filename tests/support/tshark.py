@@ -26,7 +26,7 @@ IKE_NAME = re.compile(r"^Internet Security Association", re.MULTILINE)
 PRIVATE = {
     "Unknown (240)",  # exchange type ME_CONNECT
     "Private Use (128)",  # payload type IDp
-    *(f"STATUS TYPES ({number})" for number in (*range(40962, 40969), *range(41001, 41005))),
+    *(f"STATUS TYPES ({number})" for number in (*range(40962, 40969), *range(41001, 41007))),
 }
 # What newer ones have names for, with what it is and where it comes from.
 _PPK = "postquantum preshared keys, RFC 8784"

@@ -11,6 +11,7 @@ tests/unit/engine/test_redirect.py::test_a_forged_redirect_costs_one_attempt_and
 tests/unit/ike/test_resumption.py::test_a_forged_refusal_costs_a_handshake_and_nothing_else
 tests/unit/ike/test_initial.py::test_a_forged_error_does_not_hurry_the_rest
 tests/unit/ike/test_ppk.py::test_use_ppk_stripped_on_the_way
+tests/unit/engine/test_mediation_suite.py::test_what_is_stripped_on_the_way_breaks_the_proof
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ MEDIATOR = {
     "address": "med2.example.org:4500",
     "moved_from": "med.example.org:4500",
     "resumed": False,
+    "suite": "aes128gcm16-prfsha256-x25519-ke1_mlkem768",
     "since": 3.0,
     "reflexive": "",
 }
@@ -30,7 +31,7 @@ MEDIATOR = {
 def test_status_says_where_one_is_registered():
     said = describe({**STATUS, "mediators": [MEDIATOR]})
     where = "at med2.example.org:4500 (instead of med.example.org:4500)"
-    assert f"mediator main  registered {where} for 3 s" in said
+    assert f"mediator main  registered {where} for 3 s, aes128gcm16-prfsha256-x25519-ke1" in said
     at_home = {**MEDIATOR, "moved_from": ""}
     assert "mediator main  registered for 3 s" in describe({**STATUS, "mediators": [at_home]})
 

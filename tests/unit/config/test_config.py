@@ -407,19 +407,22 @@ def test_split_host_refuses(text):
         split_host(text)
 
 
-def test_ml_kem_by_default_between_ends_and_never_for_mediation():
+def test_ml_kem_by_default_between_our_own_ends():
+    """And never with a mediation server of another kind, which knows us by a `local_id`."""
     config = load_config(
-        '[mediate]\n[mediator.m]\naddress = "h"\n'
+        '[mediate]\n[mediator.ours]\naddress = "h"\n'
+        'key = "eGVygzLgOmO2RCtC75jusdS-_R6cUDK4PXD2Tl9VGlA"\n'
+        '[mediator.other]\naddress = "h"\nlocal_id = "me"\n'
         'key = "eGVygzLgOmO2RCtC75jusdS-_R6cUDK4PXD2Tl9VGlA"\n'
         '[peer.x]\naddress = "h"\npsk = "correct horse battery staple"\nid = "x"\n'
         'remote_ts = "10.2.0.0/16"'
     )
-    (peer,), (mediator,) = config.peers, config.mediators
-    assert str(peer.proposals[0]) == "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
-    assert any(not p.additional for p in peer.proposals)
-    assert not any(p.additional for p in mediator.proposals)
+    (peer,), (ours, other) = config.peers, config.mediators
     assert config.mediate is not None
-    assert not any(p.additional for p in config.mediate.proposals)
+    for proposals in (peer.proposals, ours.proposals, config.mediate.proposals):
+        assert str(proposals[0]) == "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
+        assert any(not p.additional for p in proposals)
+    assert not any(p.additional for p in other.proposals)
 
 
 def test_required_ml_kem_is_a_matter_of_the_proposals():

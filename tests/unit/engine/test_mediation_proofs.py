@@ -17,6 +17,7 @@ from agent.crypto.signatures import KeyKind
 from agent.engine.events import MediatorChanged
 from agent.ike.certificates import requests
 from agent.ike.pad import AnyKeyAuth, CertificateAuth
+from agent.mediation.server_extension import ServerExtension
 from agent.wire.codes import CertEncoding, NotifyType
 from agent.wire.message import Header, Message
 from agent.wire.payloads import Identification, NotifyPayload
@@ -168,12 +169,11 @@ def test_our_kind_knows_a_server_by_its_key_whatever_else_it_has(server):
 def test_a_pseudonym_gets_no_certificate_of_the_server():
     """Who proves nothing but a key of its own making is shown the server's key alone."""
     _, found = machines("ca_files", "ca_files")
-    authority = found["ms"].engine._authority
-    server = authority.server
-    who = found["cabin"].keys.mediation.public
-    peer = authority._mediated(server, Identification.key_id(who), None)
+    engine = found["ms"].engine
+    who = Identification.key_id(found["cabin"].keys.mediation.public)
+    peer = engine._authority.find_peer(who, None, (ServerExtension(engine._server),))
     assert peer.certificates == ()
-    assert peer.local_auth is server.key
+    assert peer.local_auth is engine._authority.server.key
 
 
 # -- what a server asks for ----------------------------------------------------------------------

@@ -19,10 +19,11 @@ from agent.mediation.events import (
 from agent.mediation.messages import apply_accepts
 from agent.mediation.registration import NoMediator, RegistrationExtension
 from agent.mediation.settings import MediationSettings
-from agent.wire.codes import EndpointType, ExchangeType, NotifyType
+from agent.wire.codes import EndpointType, ExchangeType, NotifyType, ProtocolId
 from agent.wire.mediation import MeEndpoint
 from agent.wire.message import Header, Message
 from agent.wire.payloads import Identification, NotifyPayload, Payload, SaPayload
+from agent.wire.proposals import Proposal, parse_proposals
 from tests.support.pair import seeded
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class FakeSa:
     ike_id: int = 7
     path: Path = field(default_factory=lambda: Path(LOCAL, SERVER))
     peer: FakePeer = field(default_factory=FakePeer)
+    proposals: tuple[Proposal, ...] = ()
 
 
 @dataclass
@@ -140,6 +142,17 @@ def test_mediation_is_asked_for_each_time_the_init_is_sent() -> None:
     assert types(bench.built(ExchangeType.IKE_SA_INIT)) == [NotifyType.ME_MEDIATION]
     bench.respond(ExchangeType.IKE_SA_INIT, NotifyPayload(NotifyType.COOKIE, b"x"))  # needs none
     assert types(bench.built(ExchangeType.IKE_SA_INIT)) == [NotifyType.ME_MEDIATION]
+
+
+@pytest.mark.parametrize("exchange", [ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME])
+@pytest.mark.parametrize(("ke", "said"), [("", False), ("-ke1_mlkem768", True)])
+def test_it_says_so_where_it_offers_additional_key_exchanges(
+    exchange: ExchangeType, ke: str, said: bool
+) -> None:
+    bench = Bench()
+    words = ["aes128gcm16-prfsha256-x25519" + ke, "aes128gcm16-prfsha256-x25519"]
+    cast("FakeSa", bench.sa).proposals = parse_proposals(words, ProtocolId.IKE)
+    assert (NotifyType.HG_MEDIATION in types(bench.built(exchange))) is said
 
 
 def test_a_server_that_does_not_repeat_it_is_none() -> None:
