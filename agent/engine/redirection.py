@@ -1,4 +1,4 @@
-"""Following redirects (RFC 5685): attempts with other gateways beside what there is.
+"""Following redirects (RFC 5685), and repeating a proof: attempts beside what there is.
 
 Nothing that stands is given up for a redirect before the other gateway has proven itself, and it
 has to prove what the first one had to (`Place.peer`).
@@ -105,6 +105,10 @@ class Redirection:
         self.key = (f"{self.key[0].partition(' ')[0]} redirect {self._count}", self.key[1])
         self._emit(ResolveWanted(key=self.key, host=place.host, port=place.port))
 
+    def beside(self, place: Place, path: Path, now: float) -> None:
+        """Nobody sent us: the gateway that we have at the end of `path`, once more."""
+        self._attempt(RedirectClient(), place, path, None, now)
+
     def on_resolved(self, paths: Sequence[Path], now: float) -> None:
         """Addresses of the gateway, best first; those that it may not send us to are left out."""
         if self._target is None or self._original is None:
@@ -153,14 +157,15 @@ class Redirection:
         place, path = self._target, self._candidates.pop(0)
         if not self._candidates:
             self._target = None
-        ike_id = self._ike.connect(
-            place.peer,
-            path,
-            now,
-            extensions=(RedirectClient(self._original.ip), *self._extensions()),
-            # Whoever is there may be nobody's gateway but a victim: a few datagrams and no more.
-            patience=None if place.is_proven and not self._candidates else PATH_SECONDS,
-        )
+        # Whoever is there may be nobody's gateway but a victim: a few datagrams and no more.
+        patience = None if place.is_proven and not self._candidates else PATH_SECONDS
+        self._attempt(RedirectClient(self._original.ip), place, path, patience, now)
+
+    def _attempt(
+        self, client: RedirectClient, place: Place, path: Path, patience: float | None, now: float
+    ) -> None:
+        extensions = (client, *self._extensions())
+        ike_id = self._ike.connect(place.peer, path, now, extensions=extensions, patience=patience)
         self.attempts[ike_id] = place
 
     def _give_up(self, sentence: str, now: float) -> None:

@@ -96,6 +96,15 @@ class Registration:
         self._backoff.reset()
         self.start(now)
 
+    def reauthenticate(self, now: float) -> None:
+        """The proof is to be repeated (RFC 4478): on a new IKE SA beside this one, which stands
+
+        until the server has us on the new one. To be called again while that does not come about.
+        """
+        sa = self._ike.sa(self.ike_id) if self.ike_id is not None else None
+        if sa is not None and not self.redirection.is_active:
+            self.redirection.beside(self._place, sa.path, now)
+
     def hurry(self, now: float) -> None:
         """A person waits for it: do not wait for the next attempt's time."""
         if self.state is State.WAITING:
@@ -161,6 +170,8 @@ class Registration:
         if not event.established and self._candidates and not redirected:
             self._connect_next(now)
             return
+        if self.redirection.is_active and event.reason is CloseReason.REPLACED:
+            return  # by a newer one with the same server, which has us in this moment
         if self.redirection.is_active:
             self._reflexive = None
             self._to(State.CONNECTING, now, now + RESOLVE_SECONDS)

@@ -87,7 +87,7 @@ class Switch:
                     connection.reauthenticate(ike_id, now)
                 for registration in self._roster.registrations.values():
                     if registration.ike_id == ike_id:
-                        registration.restart(now)
+                        registration.reauthenticate(now)
             case ike_events.Redirected(peer=name):
                 for registration in self._roster.registrations.values():
                     registration.on_redirected(output, now)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.datagram import Address
-from agent.engine.events import PeerChanged
+from agent.engine.events import MediatorChanged, PeerChanged
 from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.payloads import NotifyPayload
 from tests.unit.engine.machines import PORT, SERVER, Scene, echo
@@ -245,7 +245,7 @@ def test_a_new_network_is_noticed_at_once():
 
 
 def test_a_peer_that_wants_the_proof_repeated():
-    """RFC 4478: the registration is made anew, a tunnel beside the old one, without a gap."""
+    """RFC 4478: registration and tunnel are made anew beside the old ones, without a gap."""
     scene = Scene().connected()
     scene.run(100)
     notify = NotifyPayload(NotifyType.AUTH_LIFETIME, bytes(4))
@@ -262,4 +262,73 @@ def test_a_peer_that_wants_the_proof_repeated():
         begun = {sa.ike_id for sa in machine.engine._ike.sas() if sa.started_by_us}
         assert begun.isdisjoint(ike_ids)
     assert scene.mediator.engine.status(scene.now).server.registered == 2
+    assert scene.echoes()
+
+
+def wants_proof_again(scene: Scene) -> None:
+    """The mediator says in the middle of it that the proofs were good until now (RFC 4478 §3)."""
+    scene.run(100)
+    ike = scene.mediator.engine._ike
+    notify = NotifyPayload(NotifyType.AUTH_LIFETIME, bytes(4))
+    for sa in ike.sas():
+        ike.request(sa.ike_id, 37, [notify], lambda message, now: None, scene.now)
+    scene.mediator.engine._settle(scene.now)
+
+
+def test_a_registration_is_made_anew_before_the_old_one_ends():
+    """RFC 4478: make before break, so whoever calls just then gets through."""
+    scene = Scene().registered()
+    wants_proof_again(scene)
+    scene.gateway.events.clear()
+    before = scene.gateway.engine._registrations["main"].ike_id
+    online: set[int] = set()
+    server = scene.mediator.engine._server
+
+    def looks() -> bool:
+        online.add(len(server))
+        return scene.gateway.engine._registrations["main"].ike_id != before
+
+    assert scene.run(20, looks)
+    assert {e.state for e in scene.gateway.of(MediatorChanged)} == {"registered"}
+    scene.run(1)
+    assert online == {2}
+    assert scene.mediator.sas == 2  # nothing of the old ones is left
+    assert len(scene.gateway.engine._ike.sas()) == 1
+    scene.connect()
+    assert scene.run(2, scene.both_up)
+
+
+def test_the_old_registration_stands_while_no_new_one_comes_about():
+    scene = Scene().registered()
+    wants_proof_again(scene)
+    before = scene.gateway.engine._registrations["main"].ike_id
+    begun: list[float] = []
+
+    def no_handshake(name: str, packet: Packet) -> bool:
+        if not is_handshake(packet):
+            return False
+        if name == "gateway":
+            begun.append(scene.now)
+        return True
+
+    scene.network.drops = no_handshake
+    scene.run(100)
+    assert scene.gateway.mediator(scene.now).state == "registered"
+    assert scene.gateway.engine._registrations["main"].ike_id == before
+    assert 0 < len(begun) < 40  # one attempt at a time
+    scene.network.drops = None
+    assert scene.run(60, lambda: scene.gateway.engine._registrations["main"].ike_id != before)
+    assert scene.gateway.mediator(scene.now).state == "registered"
+
+
+@pytest.mark.parametrize("ms", range(0, 200, 20))
+def test_a_call_while_the_registration_is_made_anew(ms: int):
+    scene = Scene().registered()
+    wants_proof_again(scene)
+    begun: list[float] = []
+    scene.network.drops = lambda name, packet: begun.append(1.0) if is_handshake(packet) else None
+    assert scene.run(20, lambda: bool(begun))
+    scene.run(ms / 1000)
+    scene.connect()
+    assert scene.run(1.5, scene.both_up), (scene.operator.peer("cabin"), scene.operator.events)
     assert scene.echoes()
