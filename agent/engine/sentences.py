@@ -47,7 +47,8 @@ _PEER: dict[CloseReason, str] = {
     CloseReason.REDIRECTED: "it sends us to other gateways, five times in five minutes.",
 }
 _OTHER: dict[CloseReason, str] = {
-    CloseReason.DELETED: "it was closed here, as our own address changed or nobody wants it",
+    CloseReason.DELETED: "it was closed here, as nobody wants it any more",
+    CloseReason.ABANDONED: "it was left here, as our own address changed",
     CloseReason.ABORTED: "the attempt was given up here, as our own address changed",
     CloseReason.REFUSED: "the other side refused it",
     CloseReason.PROTOCOL_ERROR: "the other side does not keep to the protocol; are both of a "

@@ -24,6 +24,7 @@ class CloseReason(StrEnum):
     """Why an SA is gone."""
 
     DELETED = "deleted"  # we asked for it
+    ABANDONED = "abandoned"  # we asked for it, and did not tell the peer
     BY_PEER = "by_peer"  # the peer sent a Delete payload
     TIMEOUT = "timeout"  # no answer
     RESTARTED = "restarted"  # the peer proved that it has forgotten the SA (RFC 6290)

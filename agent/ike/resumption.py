@@ -12,8 +12,8 @@ that SK_d came of (ML-KEM, a PPK) protects the resumed SA as well; a rekeying ma
 A ticket and its SK_d are kept in memory only: what restarts is the responder, with ten thousand
 peers to come back, and one handshake of our own is cheaper than a secret on flash. A ticket goes
 when its SA is deleted by either side or rekeyed (§6.2); it stays when the SA just stopped
-answering. It is used up by an answer, not by silence: a server that is away for an hour does not
-cost everybody's ticket.
+answering, or was left without a word because our address is another one. It is used up by an
+answer, not by silence: a server that is away for an hour does not cost everybody's ticket.
 
 Left out: TICKET_REQUEST in CREATE_CHILD_SA (the INFORMATIONAL serves every case), and tickets where
 the proof has to be repeated (RFC 4478): they would prolong it.
@@ -46,7 +46,8 @@ RENEW_AT: Final = 0.95
 RENEW_SECONDS: Final = 60.0
 
 # The peer does not know that it is over, or cannot help it: the ticket is for this very case.
-LOST: Final = frozenset({CloseReason.TIMEOUT, CloseReason.RESTARTED})
+# Abandoned is what was left with the address that it had, and a ticket is not bound to one.
+LOST: Final = frozenset({CloseReason.TIMEOUT, CloseReason.RESTARTED, CloseReason.ABANDONED})
 
 
 # -- the proof in IKE_AUTH -----------------------------------------------------------------------

@@ -178,7 +178,7 @@ class Ike:
             sa.delete(CloseReason.DELETED, "", now)
         else:
             established = sa.state is IkeState.ESTABLISHED
-            sa.close(CloseReason.DELETED if established else CloseReason.ABORTED, "", now)
+            sa.close(CloseReason.ABANDONED if established else CloseReason.ABORTED, "", now)
         self.touch(sa)
 
     def request(

@@ -12,6 +12,7 @@ import pytest
 from agent.crypto import kem, kex
 from agent.crypto.keys import PublicKey, SigningKey
 from agent.crypto.ticket import TICKET_SECONDS
+from agent.datagram import Address
 from tests.support.network import Link
 from tests.unit.engine.machines import SERVER, Machine, Scene
 
@@ -72,6 +73,15 @@ class Town(Scene):
         came = self.run(seconds, lambda: self.online() == len(self.everybody))
         self.run(1)
         return came
+
+    def roam(self, inner: str, outer: str) -> None:
+        """The operator comes to another network: nothing of its old address is left."""
+        host, nat = self.hosts["operator"], self.network.nat(outer)
+        ip = Address.parse(inner, 0).ip
+        host.addresses = {ip: nat.inside}
+        nat.inside.members[ip] = host
+        self.operator.hosts = [inner]
+        self.operator.tell_addresses(self.now)
 
     def resumed(self) -> int:
         return sum(m.mediator(self.now).resumed for m in self.everybody)
@@ -204,3 +214,33 @@ def test_days_of_it() -> None:
         assert town.came_back()
         assert town.resumed() == len(town.everybody)
         assert len(town.mediator.ticket_keys) <= 2
+
+
+def test_from_another_address_too(operations) -> None:
+    """A ticket is bound to the pseudonym, not to an address: a laptop that roams is back at once.
+
+    The server still has the older SA then; the resumed one takes its place.
+    """
+    town = started(2)
+    town.operator.engine.disconnect("cabin", town.now)
+    town.run(2)
+    for number in (1, 2):
+        operations.clear()
+        seen = town.operator.mediator(town.now).reflexive
+        town.roam(f"10.0.{number}.7", f"192.0.2.{90 + number}")
+        assert town.run(5, lambda: town.operator.mediator(town.now).state == "registered")
+        assert town.operator.mediator(town.now).resumed
+        assert operations == {}
+        assert town.operator.mediator(town.now).reflexive != seen
+        town.run(5)
+        assert town.online() == len(town.everybody) == town.mediator.sas
+
+
+def test_an_older_ticket_is_not_shown_after_a_goodbye(operations) -> None:
+    """§6.2: what was deleted is not resumed."""
+    town = started(2)
+    registration = next(iter(town.operator.engine._registrations.values()))
+    town.operator.engine._ike.close(registration.ike_id, town.now)
+    town.operator.engine._settle(town.now)
+    assert town.run(30, lambda: town.operator.mediator(town.now).state == "registered")
+    assert not town.operator.mediator(town.now).resumed
