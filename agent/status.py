@@ -50,7 +50,8 @@ class PeerStatus:
 class ServerStatus:
     """The mediation server in this daemon; it counts and names nobody.
 
-    `resumed`: how often somebody came back with a ticket since the start.
+    `resumed`: how often somebody came back with a ticket since the start. `moved`: how often one
+    left for the server that this one is drained to.
     """
 
     registered: int

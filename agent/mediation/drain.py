@@ -30,7 +30,11 @@ AGAIN_SECONDS: Final = 90.0
 
 
 class Drain:
-    """Whom to ask when, and what came of it. Peers are named by the ike_id of their connection."""
+    """Whom to ask when, and what came of it. Peers are named by the ike_id of their connection.
+
+    `moved`: how often one that was sent to the other server left for it, from a registration or in
+    IKE_AUTH. Who comes here again and is sent on counts again: nobody's name is kept.
+    """
 
     def __init__(self, gateway: GatewayId, successor: Successor) -> None:
         self.gateway = gateway

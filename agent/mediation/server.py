@@ -110,6 +110,7 @@ class MediationServer:
         peer = _of(sa)
         if self.drain is None or peer is None or peer.accepts is None:
             return []
+        self.drain.asked(sa.ike_id)
         return self.drain.said(ours=True)
 
     def _redirect(self, drain: Drain, now: float) -> None:

@@ -246,6 +246,7 @@ def test_who_comes_meanwhile_is_sent_on():
     assert registered(scene.mediator) == 0
     scene.run(30)
     assert scene.mediator.sas == 0
+    assert scene.mediator.engine.status(scene.now).server.moved == 2
     scene.connect()
     assert scene.run(10, scene.both_up)
 
