@@ -138,7 +138,7 @@ def test_who_comes_to_a_drained_mediator_is_sent_on(nats):
     alice.start()
     wait_at(alice, SECOND)
     shown = server.cli("status").stdout
-    assert f"draining to {SECOND}:4500: 1 moved" in shown
+    assert f"draining to {SECOND}:4500: 2 moved" in shown
     done = bob.cli("mediate", "--drain", other, check=False)
     assert done.returncode == 69
     assert "no mediation server" in done.stderr
