@@ -142,6 +142,7 @@ class Daemon:
             await self.forwards.stop()
         if self.services is not None:
             await self.services.stop()
+        await self.say_last_words()
         now = monotonic()
         self.engine.close(now)
         self._drain()
@@ -158,6 +159,15 @@ class Daemon:
         if self._timer is not None:
             self._timer.cancel()
         self.house.close()
+
+    async def say_last_words(self) -> None:
+        """Send what the kernel says of connections that were just ended, as long as there is a way.
+
+        Without it the program at the other end would wait until its own patience ends.
+        """
+        await asyncio.sleep(0)  # they are closed in the next turn of the loop
+        if self.tun is not None:
+            self._on_tun()
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run a coroutine beside the loop; its failure is logged, never lost."""

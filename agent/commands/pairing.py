@@ -212,7 +212,10 @@ class Pairing(Part):
             if self.daemon.services is not None:
                 self.daemon.services.kick(peer)
             self.end_forwards(peer)
-            self.daemon.refresh()
+            try:
+                await self.daemon.say_last_words()
+            finally:
+                self.daemon.refresh()
         return {"peer": peer}
 
     async def on_grant(

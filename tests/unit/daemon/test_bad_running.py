@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -352,7 +353,7 @@ def test_a_grant_that_cannot_be_stored(street):
 # --- by way of a mediator ----------------------------------------------------------------------
 
 
-def mediated(lab, net):
+def mediated(lab, net, more="", invite=()):
     """A running pair, paired by invitation; stop them with `stop`."""
     mediator = Hearthgate(
         net.server, lab.folder / "m", f'[mediate]\naddress = "{TwoNats.SERVER}"\n'
@@ -361,11 +362,11 @@ def mediated(lab, net):
     gateway = Hearthgate(
         net.gateway,
         lab.folder / "g",
-        f'name = "cabin"\n[mediator.m]\naddress = "{address}"\nkey = "{key}"\n',
+        f'name = "cabin"\n[mediator.m]\naddress = "{address}"\nkey = "{key}"\n{more}',
     ).start()
     operator = Hearthgate(net.operator, lab.folder / "o", "").start()
     gateway.wait_registered()
-    line = gateway.json("invite", "laptop")["invitation"]
+    line = gateway.json("invite", "laptop", *invite)["invitation"]
     return mediator, gateway, operator, line
 
 
@@ -401,6 +402,58 @@ def test_offline_revoked_and_back():
         address = operator.status()["peers"][0]["inner"]
         assert address
         assert not net.operator.ping(gateway.status()["address"], seconds=0.3)
+        stop(operator, gateway, mediator)
+
+
+BROKER = """
+import socket
+with socket.create_server(("127.0.0.1", 1883)) as server:
+    print("ready", flush=True)
+    while True:
+        client, _ = server.accept()
+        print("open", flush=True)
+        while client.recv(100):
+            pass
+        print("free", flush=True)
+"""
+USER = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 1883), 5) as user:
+    user.sendall(b"x")
+    user.settimeout(None)
+    try:
+        ended = user.recv(1) == b""
+    except ConnectionResetError:
+        ended = True
+    print("ended" if ended else "data", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["revoked", "stopped"])
+def test_what_was_open_through_the_tunnel_ends_on_both_sides(how):
+    """Before the tunnel goes: else the user's program hangs until its own patience ends."""
+    with Lab("open") as lab:
+        net = TwoNats.build(lab)
+        broker = net.gateway.popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE)
+        assert broker.stdout.readline() == b"ready\n"
+        mediator, gateway, operator, line = mediated(
+            lab, net, more='[device.mqtt]\ntype = "mqtt"\n', invite=("--role", "technician")
+        )
+        operator.cli("accept", line)
+        operator.ask("connect", peer="cabin")
+        operator.wait_peer("cabin", "up")
+        address = gateway.status()["address"]
+        user = net.operator.popen([sys.executable, "-c", USER, address], stdout=subprocess.PIPE)
+        assert broker.stdout.readline() == b"open\n"
+        if how == "revoked":
+            gateway.cli("revoke", "laptop")
+        else:
+            assert gateway.stop() == 0, gateway.log
+        said, _ = user.communicate(timeout=5)
+        assert said == b"ended\n"
+        assert broker.stdout.readline() == b"free\n"
+        broker.terminate()
+        broker.communicate(timeout=5)
         stop(operator, gateway, mediator)
 
 
