@@ -2,8 +2,8 @@
 
 A server that is drained hands its peers over under the protection of its IKE SA (RFC 5685; the
 other one's key comes with it). Who configured the first one by address and key registers at the
-other one from then on, in later runs too; a configuration that names another address or key is
-not concerned.
+other one from then on, in later runs too, until the first one has him again; a configuration that
+names another address or key is not concerned.
 """
 
 from __future__ import annotations

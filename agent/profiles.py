@@ -125,7 +125,7 @@ def _registrations(
 ) -> tuple[list[MediatorEntry], dict[str, str]]:
     """The entries; and which names mean another one, as both lead to one server by now.
 
-    Two registrations there under one pseudonym would throw each other off.
+    Two registrations there under one pseudonym would throw each other off, so one is covered.
     """
     kept: list[MediatorEntry] = []
     names: dict[str, str] = {}
@@ -140,6 +140,7 @@ def _registrations(
         place = (there, entry.peer.local_id.data)
         if entry.moved is not None and place in found:
             names[entry.name] = found[place]
+            kept.append(replace(entry, is_covered=True))
         else:
             found[place] = entry.name
             kept.append(entry)

@@ -175,7 +175,7 @@ class Engine:
         registration = Registration(entry, client, self._ike, self._random, self._emit)
         self._registrations[entry.name] = registration
         self._tell_accepts(registration, now)
-        registration.start(now)
+        registration.begin(now)
 
     def set_peers(self, entries: Sequence[PeerEntry], now: float) -> None:
         """All peers that are known; connections with others end."""
@@ -329,6 +329,7 @@ class Engine:
                     self._outputs.append(keepalive)
             elif kind == "mediator" and name in self._registrations:
                 self._registrations[name].on_timer(now)
+                self._changed.add((kind, name))
             elif kind == "peer" and name in self._connections:
                 self._connections[name].on_timer(now)
         self._settle(now)
@@ -373,7 +374,9 @@ class Engine:
                 sent, received = self._plane.traffic(name)
                 peers.append(connection.status(now, sent, received, sa.rtt if sa else None))
         return EngineStatus(
-            mediators=tuple(r.status(now) for r in self._registrations.values()),
+            mediators=tuple(
+                r.status(now) for r in self._registrations.values() if not r.entry.is_covered
+            ),
             peers=tuple(peers),
             server=server,
             dropped={**self.dropped, **self._plane.counters},

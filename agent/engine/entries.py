@@ -43,7 +43,8 @@ class MediatorEntry:
     """A mediation server to register with as `peer.local_id`, for as long as the entry stands.
 
     `moved`: which one it handed us over to in an earlier run; tried first. It changes while the
-    registration stands, and makes no other entry of it.
+    registration stands, and makes no other entry of it. `is_covered`: another entry leads there
+    too, and one registration is enough.
     """
 
     name: str
@@ -51,6 +52,7 @@ class MediatorEntry:
     port: int
     peer: Peer
     moved: MediatorPlace | None = field(default=None, compare=False)
+    is_covered: bool = False
 
 
 @record(frozen=True, slots=True, kw_only=True)

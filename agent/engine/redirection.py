@@ -46,6 +46,11 @@ class Place:
         """As people write it."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def is_same(self, other: Place) -> bool:
+        """Whether `other` is this very gateway, whoever named it."""
+        here = (self.host, self.port, self.peer.remote_auth)
+        return here == (other.host, other.port, other.peer.remote_auth)
+
 
 def handed_over(peer: Peer, key: bytes) -> Peer | None:
     """The entry of a mediator of our kind with the `key` of the one that takes over.
@@ -63,7 +68,7 @@ class Redirection:
 
     `key`: of the last name that was to be looked up; answers to other questions come too late.
     `attempts`: IKE SAs on their way, with where to. `_target`: the newest place to go to, while its
-    name is looked up or it has addresses left to try.
+    name is looked up or it has addresses left to try. `_original`: who sent us there, if anybody.
     """
 
     def __init__(
@@ -99,7 +104,14 @@ class Redirection:
             return
         if event.proven:
             self.drop(now)
-        self._target, self._original = place, event.original
+        self._look_up(place, event.original)
+
+    def seek(self, place: Place) -> None:
+        """Nobody sent us: see whether the gateway at `place` has us, beside what there is."""
+        self._look_up(place, None)
+
+    def _look_up(self, place: Place, original: Address | None) -> None:
+        self._target, self._original = place, original
         self._candidates = []
         self._count += 1
         self.key = (f"{self.key[0].partition(' ')[0]} redirect {self._count}", self.key[1])
@@ -111,10 +123,10 @@ class Redirection:
 
     def on_resolved(self, paths: Sequence[Path], now: float) -> None:
         """Addresses of the gateway, best first; those that it may not send us to are left out."""
-        if self._target is None or self._original is None:
+        if self._target is None:
             return
-        original = self._original.ip
-        usable = [p for p in paths if not leads_astray(p.remote.ip, original)]
+        sent_by = self._original
+        usable = [p for p in paths if not (sent_by and leads_astray(p.remote.ip, sent_by.ip))]
         self._candidates = usable[:MAX_CANDIDATES]
         if self._candidates:
             self._connect_next(now)
@@ -153,13 +165,13 @@ class Redirection:
 
     def _connect_next(self, now: float) -> None:
         assert self._target is not None
-        assert self._original is not None
         place, path = self._target, self._candidates.pop(0)
         if not self._candidates:
             self._target = None
         # Whoever is there may be nobody's gateway but a victim: a few datagrams and no more.
         patience = None if place.is_proven and not self._candidates else PATH_SECONDS
-        self._attempt(RedirectClient(self._original.ip), place, path, patience, now)
+        client = RedirectClient(self._original.ip if self._original is not None else None)
+        self._attempt(client, place, path, patience, now)
 
     def _attempt(
         self, client: RedirectClient, place: Place, path: Path, patience: float | None, now: float

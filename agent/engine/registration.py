@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 RETRY_FIRST = 2.0  # seconds; a mediator that restarts is back at once
 RETRY_LIMIT = 120.0  # seconds; 400 gateways then knock three times a second at most
 RESOLVE_SECONDS = 30.0  # a resolver that never answers
+# Who was handed over asks this often, or up to twice, whether the configured server is back. Not
+# once a day: who was off during the draining registers there, and cannot call those that have gone.
+# Not much more often: one that is off for good costs each time four datagrams of 0.7 kB.
+HOME_SECONDS = 1800.0
+# … and so long after it came to the other one by itself, or half of that: ten thousand that come
+# at once are 300 a second.
+HOME_SOON = 60.0
+# Where somebody who is called is not reachable he may have gone back: but not asked more often.
+HOME_AGAIN = 300.0
 
 
 class State(StrEnum):
@@ -46,6 +55,8 @@ class Registration:
 
     `_places`: where to register, in the order in which to try, the entry's own among them; a
     mediator that hands us over puts another before it. `_place`: where we are, or try to be.
+    Where another registration covers this one it only asks, now and then, whether the server of the
+    entry is back; then the entries are made anew.
     More attributes than the soft limit: what is shown of it is half of them.
     """
 
@@ -65,13 +76,15 @@ class Registration:
         self._ike = ike
         self._emit = emit
         self._backoff = Backoff(random, RETRY_FIRST, RETRY_LIMIT)
+        self._home_after = Backoff(random, HOME_SECONDS, HOME_SECONDS)
+        self._home_asked = -HOME_AGAIN
         self._candidates: list[Path] = []
         self._tickets = TicketHolder()
         self._lent: StoredTicket | None = None  # to be shown at the server's own address
         self._reflexive: Address | None = None
         self._since = 0.0
         self._error = ""
-        self._places = _places(entry)
+        self._places = [_home(entry)] if entry.is_covered else _places(entry)
         self._place = self._places[0]
         self.redirection = Redirection(
             ("mediator", entry.name),
@@ -81,6 +94,13 @@ class Registration:
             lambda: (self.client.extension, TicketHolder(self._lent).extension),
             self._on_redirection_failed,
         )
+
+    def begin(self, now: float) -> None:
+        """The entry is new: register, or wait where another registration does for it."""
+        if self.entry.is_covered:
+            self._to(State.WAITING, now, now + self._home_after.next_delay())
+        else:
+            self.start(now)
 
     def start(self, now: float) -> None:
         """Look the server up, then connect."""
@@ -104,6 +124,25 @@ class Registration:
         sa = self._ike.sa(self.ike_id) if self.ike_id is not None else None
         if sa is not None and not self.redirection.is_active:
             self.redirection.beside(self._place, sa.path, now)
+
+    def ask_home(self, now: float) -> None:
+        """See whether the server that the entry names has us again, beside the one we are at.
+
+        For as long as it is drained it sends us back here, which changes nothing.
+        """
+        if (
+            self._is_away
+            and self.state is State.REGISTERED
+            and now >= self._home_asked + HOME_AGAIN
+            and not self.redirection.attempts
+        ):
+            self._home_asked = now
+            self.redirection.seek(_home(self.entry))
+
+    @property
+    def _is_away(self) -> bool:
+        """Whether another server took over from the one of the entry."""
+        return self._place.is_proven and not self._place.is_same(_home(self.entry))
 
     def hurry(self, now: float) -> None:
         """A person waits for it: do not wait for the next attempt's time."""
@@ -138,22 +177,33 @@ class Registration:
         if event.successor is not None and (other := handed_over(peer, event.successor.key)):
             peer, port = other, event.successor.port
         place = Place(event.gateway.host, port, peer, is_proven=event.proven)
+        if self._has_us(place, asked_by=event.ike_id):
+            return
         # From an anycast address: it may well be the server that gave the ticket.
         sa = None if event.proven else self._ike.sa(event.ike_id)
         resumption = resumption_of(sa) if sa is not None else None
         self._lent = resumption.presented if resumption is not None else None
         self.redirection.follow(event, place, now)
 
+    def _has_us(self, place: Place, asked_by: int) -> bool:
+        """Whether an attempt led back to where we are, by this registration or what covers it."""
+        if self.entry.is_covered:
+            return _places(self.entry)[0].is_same(place)
+        beside = self.state is State.REGISTERED and asked_by != self.ike_id
+        return beside and self._place.is_same(place)
+
     def on_registered(self, ike_id: int, reflexive: Address | None, now: float) -> None:
         """The server counts us as online."""
-        if ike_id in self.redirection.attempts:
+        was_sent = ike_id in self.redirection.attempts
+        if was_sent:
             self._move(ike_id, now)
         elif ike_id == self.ike_id:
             self.redirection.drop(now)
             self._settle_at(self._place)
         self._error = ""
         self._reflexive = reflexive
-        self._to(State.REGISTERED, now, None)
+        after = self._home_after.next_delay(None if was_sent else HOME_SOON)
+        self._to(State.REGISTERED, now, now + after if self._is_away else None)
 
     def on_reflexive(self, reflexive: Address, now: float) -> None:
         """The server sees us elsewhere now."""
@@ -199,6 +249,9 @@ class Registration:
         match self.state:
             case State.WAITING:
                 self.start(now)
+            case State.REGISTERED:
+                self.deadline = now + self._home_after.next_delay()
+                self.ask_home(now)
             case State.RESOLVING:
                 self._fail(f"{self._place.host} was not looked up in time.", now)
             case State.CONNECTING if self.ike_id is None and not self.redirection.attempts:
@@ -249,7 +302,7 @@ class Registration:
         self._tickets = resumption.holder if resumption is not None else TicketHolder()
         self._place = self.redirection.take(ike_id, now)
         self._candidates = []
-        if self._place.is_proven:
+        if self._place.is_proven or self._place.is_same(_home(self.entry)):
             self._settle_at(self._place)
         if before is not None:
             self._ike.close(before, now)
@@ -259,7 +312,7 @@ class Registration:
         before = self._places[0].text, self._places[0].peer, len(self._places)
         home = _home(self.entry)
         self._places = [place, home] if place.is_proven else [home]
-        if before == (place.text, place.peer, len(self._places)):
+        if not self.entry.is_covered and before == (place.text, place.peer, len(self._places)):
             return
         auth = place.peer.remote_auth
         if not place.is_proven:
@@ -277,9 +330,10 @@ class Registration:
         """Try again later; at the next place, unless the server `is_there`, whatever failed."""
         if not is_there:
             self._places.append(self._places.pop(0))
-        self._error = sentence
+        self._error = "" if self.entry.is_covered else sentence
         self._reflexive = None
-        self._to(State.WAITING, now, now + self._backoff.next_delay())
+        again = self._home_after if self.entry.is_covered else self._backoff
+        self._to(State.WAITING, now, now + again.next_delay())
 
     def _drop_sa(self, now: float) -> None:
         self.redirection.drop(now)

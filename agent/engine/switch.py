@@ -121,6 +121,8 @@ class Switch:
                 if (calling := self._roster.calling(event)) is not None:
                     calling.on_path_found(event.connect_id, event.path, now)
             case me.ConnectFailed():
+                if event.reason is me.ConnectFailure.NOT_REACHABLE:
+                    registration.ask_home(now)
                 if (calling := self._roster.calling(event)) is not None:
                     calling.on_connect_failed(event, now)
             case me.PeerOnline():

@@ -5,7 +5,8 @@ server is not flooded with handshakes (§11); who comes meanwhile is redirected 
 has proven itself. Peers of our own kind are told port and key of the other server (HG_REDIRECT);
 others (strongSwan) have to find the same identity and key there (§3). Nobody is thrown out: who
 cannot follow, or does not reach the other server, stays, is asked again now and then, and goes
-with the process. The tunnels of peers with each other do not depend on any of this.
+with the process. Peers of our own kind ask now and then whether it is back, and return when it
+drains no more. The tunnels of peers with each other do not depend on any of this.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Whole engines in virtual time, each behind a NAT of its own.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from agent.crypto.auth import key_text
 from agent.engine.entries import MediatorPlace
 from agent.engine.events import MediatorChanged, MediatorMoved, Notice, TunnelDown
+from agent.engine.registration import HOME_SECONDS, HOME_SOON
 from agent.ike.redirect import MAX_REDIRECTS, REDIRECT_LOOP_DETECT_PERIOD
 from agent.wire.codes import ExchangeType
 from tests.support.network import Link
@@ -190,15 +192,16 @@ def test_who_moved_comes_back_to_the_other_one_by_ticket():
         assert (status.state, status.address, status.resumed) == (*THERE, True)
 
 
-def test_the_other_one_restarts_and_nobody_goes_back():
-    """RFC 6290 says that it is there; who is sent about would find the others elsewhere."""
+def test_the_other_one_restarts_and_everybody_is_there_again():
+    """RFC 6290 says that it is there. Only then the configured one is asked, by all alike."""
     scene, other = moved_scene()
-    scene.mediator.boot(scene.now)  # drains no more
     scene.run(1)
     other.boot(scene.now)
     assert scene.run(60, lambda: registered(other) == 2)
     assert registered(scene.mediator) == 0
     assert scene.gateway.moves.pairs != ()
+    scene.mediator.boot(scene.now)  # drains no more
+    assert scene.run(HOME_SOON, lambda: registered(scene.mediator) == 2)
 
 
 def test_a_ticket_of_the_drained_one_is_not_shown_to_the_other():
@@ -224,6 +227,117 @@ def test_where_the_new_one_is_gone_they_go_back_and_forget_it():
     assert scene.run(120, lambda: at(scene.gateway) == [HERE]), scene.gateway.events
     assert scene.gateway.moves.pairs == ()
     assert scene.gateway.mediator(scene.now).moved_from == ""
+
+
+# -- coming back ---------------------------------------------------------------------------------
+
+
+def counts_asked(scene: Scene, asked: list[float]) -> None:
+    """Note each IKE_SA_INIT that the gateway sends to the server of its configuration."""
+    drops = scene.network.drops
+
+    def note(host: str, packet) -> bool:
+        if (
+            host == "gateway"
+            and packet.destination.host == SERVER
+            and packet.data[22:24] == INIT_REQUEST
+        ):
+            asked.append(scene.now)
+        return drops(host, packet) if drops is not None else False
+
+    scene.network.drops = note
+
+
+def test_the_configured_server_has_everybody_again_when_it_is_back():
+    scene, other = moved_scene()
+    scene.connect()
+    assert scene.run(5, scene.both_up)
+    scene.mediator.boot(scene.now)  # drains no more
+    for machine in (scene.gateway, scene.operator):
+        machine.events.clear()
+    assert scene.run(HOME_SECONDS + 10, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
+    scene.run(1)
+    assert (registered(scene.mediator), registered(other)) == (2, 0)
+    for machine in (scene.gateway, scene.operator):
+        assert machine.moves.pairs == ()
+        assert {e.state for e in machine.of(MediatorChanged)} == {"registered"}
+        assert machine.of(TunnelDown) == []
+    asked: list[float] = []
+    counts_asked(scene, asked)
+    scene.run(4 * HOME_SECONDS)
+    assert asked == []  # it is there, and asks no more
+
+
+def test_at_the_start_it_is_asked_soon():
+    scene, _ = moved_scene()
+    scene.mediator.boot(scene.now)
+    scene.gateway.boot(scene.now)
+    assert scene.run(5, lambda: at(scene.gateway) == [THERE])  # it does not wait for that
+    assert scene.run(HOME_SOON, lambda: at(scene.gateway) == [HERE])
+
+
+@pytest.mark.parametrize("why", ["drains on", "is off", "is another", "has no name"])
+def test_while_it_does_not_have_us_nothing_changes(why):
+    scene, other = moved_scene()
+    if why == "is off":
+        drops_everything_of(scene, "mediator")
+    elif why == "is another":
+        scene.mediator.keys = Machine("somebody").keys
+        scene.mediator.boot(scene.now)
+    elif why == "has no name":
+        scene.gateway.dns[SERVER] = scene.operator.dns[SERVER] = None
+    asked: list[float] = []
+    counts_asked(scene, asked)
+    scene.gateway.events.clear()
+    ike_id = scene.gateway.engine._registrations["main"].ike_id
+    hours = 6
+    scene.run(hours * 3600)
+    assert at(scene.gateway) == [THERE]
+    assert scene.gateway.engine._registrations["main"].ike_id == ike_id
+    assert scene.gateway.of(MediatorMoved) == scene.gateway.of(Notice) == []
+    assert scene.gateway.moves.pairs != ()
+    assert registered(scene.mediator) == 0
+    assert registered(other) == 2
+    times = sum(after - before > 60 for before, after in pairwise([0.0, *asked]))
+    assert times <= 2 * hours * 3600 / HOME_SECONDS
+    assert (times >= hours * 3600 / HOME_SECONDS - 1) is (why != "has no name")
+    assert len(asked) <= 5 * times
+
+
+def test_who_calls_one_that_has_gone_back_goes_after_it():
+    """And not only when its own time has come: a person waits."""
+    scene, _ = moved_scene()
+    scene.mediator.boot(scene.now)
+    scene.gateway.boot(scene.now)
+    assert scene.run(HOME_SOON + 5, lambda: at(scene.gateway) == [HERE])
+    assert at(scene.operator) == [THERE]
+    scene.connect()
+    assert scene.run(8, scene.both_up), scene.operator.peer("cabin", scene.now)
+    assert at(scene.operator) == [HERE]
+
+
+def test_two_registrations_that_had_become_one_part_again():
+    """Its peers have gone back to the first server: there it has to be for them."""
+    scene = Scene()
+    other = second(scene)
+    key = key_text(other.keys.mediation.public)
+    scene.operator.learn(other.known("shed", mediator=SECOND, mediator_key=key))
+    scene.operator.refresh(0.0)
+    assert scene.run(10, lambda: sorted(at(scene.operator)) == [HERE, THERE])
+    drain(scene, scene.mediator, place(other, SECOND))
+    assert scene.run(20, lambda: at(scene.operator) == at(scene.gateway) == [THERE])
+    scene.operator.events.clear()
+    scene.run(2 * HOME_SECONDS)
+    assert scene.operator.of(MediatorMoved) == []
+    assert at(scene.operator) == [THERE]
+    scene.mediator.boot(scene.now)
+    assert scene.run(2 * HOME_SECONDS, lambda: sorted(at(scene.operator)) == [HERE, THERE]), (
+        scene.operator.events
+    )
+    assert scene.run(HOME_SECONDS, lambda: at(scene.gateway) == [HERE])
+    scene.connect()
+    assert scene.run(8, scene.both_up)
+    assert sorted(at(scene.operator)) == [HERE, THERE]
 
 
 def test_drained_back_after_an_update_nothing_is_left_of_it():
