@@ -24,7 +24,7 @@ from agent.peers import MAX_INVITATIONS, OpenInvitation, Peers
 from agent.timers import WallTime
 from board import storage
 from board.append_log import AppendLog
-from board.clock import BUILT, SavedTime
+from board.clock import BUILT, SavedTime, is_disciplined
 from board.errors import DamagedFileError, StorageError
 
 if TYPE_CHECKING:
@@ -156,10 +156,13 @@ class House:
 
     def note_time(self) -> None:
         """Remember the date over a restart, where it can be believed."""
+        now, before = time.time(), self._time.latest
         try:
-            self._time.observe(time.time())
+            self._time.observe(now, disciplined=is_disciplined(now))
         except StorageError as error:
             log.error("%s", error)
+        if self._time.latest < before:
+            log.warning("NTP says for a day that the date is earlier than known: it is believed")
 
     def ticket_keys(self) -> tuple[TicketKey, ...]:
         """What a mediation server seals tickets with now; to be asked for again and again."""

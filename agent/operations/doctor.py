@@ -81,7 +81,8 @@ def _clock(layout: Layout) -> Finding:
     known = SavedTime(layout.time)
     if not known.is_plausible(now):
         text = f"{shown} is earlier than {_date(known.latest)}, which was seen before; if that was"
-        return Finding("clock", None, f"{text} wrong, remove {layout.time} and restart")
+        text = f"{text} wrong, remove {layout.time} and restart, or let systemd-timesyncd set the"
+        return Finding("clock", None, f"{text} clock for a day")
     return Finding("clock", True, shown)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from agent.invitation import EnrolResult, encode_enrolment
 from agent.layout import Layout
 from agent.peers import MAX_INVITATIONS, KnownPeer, Peers
 from agent.profiles import Keys
-from board.clock import BUILT, LATEST
+from board.clock import BUILT, LATEST, LOOKS
 from board.errors import StorageError
 from board.storage import JsonState
 from tests.support.pair import key_of
@@ -145,6 +146,26 @@ def test_the_date_and_a_clock_that_went_back(tmp_path, monkeypatch):
         at(wall).note_time()
     assert at(seen + 60.0).date() == (seen + 60.0, True)
     assert at(seen + 60.0).wall() == seen + 60.0
+
+
+def test_a_date_that_never_was_is_forgotten_by_ntp_and_said(tmp_path, monkeypatch, caplog):
+    now, future = BUILT + 300 * 86400.0, BUILT + 3000 * 86400.0
+    made = House.open(Layout(tmp_path))
+    monkeypatch.setattr("agent.house.time.time", lambda: future)
+    made.note_time()
+    monkeypatch.setattr("agent.house.time.time", lambda: now)
+    made.note_time()
+    assert made.date() == (future, False)
+    marker = tmp_path / "synchronized"
+    marker.touch()
+    os.utime(marker, (now, now))
+    monkeypatch.setattr("board.clock.SYNCHRONIZED", marker)
+    for _ in range(LOOKS):
+        assert caplog.text == ""
+        made.note_time()
+    assert made.date() == (now, True)
+    assert "NTP" in caplog.text
+    assert House.open(Layout(tmp_path)).date() == (now, True)
 
 
 def test_a_date_that_cannot_be_stored_harms_nothing(tmp_path, monkeypatch, caplog):
