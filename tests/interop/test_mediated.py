@@ -6,12 +6,14 @@ Each through two nftables NATs, with PSK and with Ed25519, up to an inner echo i
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.interop.ends import (
     OURS,
+    SERVER,
     STRONGSWAN,
     End,
     assert_echo,
@@ -20,6 +22,8 @@ from tests.interop.ends import (
     registration_proofs,
     start_server,
 )
+from tests.lab.daemon import Hearthgate, public_text
+from tests.lab.scenario import seed
 
 if TYPE_CHECKING:
     from agent.operations.lab import TwoNats
@@ -61,3 +65,22 @@ def test_a_tunnel_through_two_nats(nats, server, initiator, responder, auth):
     for end in (alice, bob):
         end.wait_up()
     assert_echo(alice, bob)
+
+
+def test_strongswan_passes_over_what_only_our_own_kind_takes(nats):
+    """Without `local_id` a client takes the server for one of our kind, and offers ML-KEM.
+
+    charon 5.9.8 has none, and minds neither the proposals nor N(HG_MEDIATION).
+    """
+    server = start_server(nats.server, nats.lab.folder / "ms", STRONGSWAN, auth="ed25519")
+    bob = Hearthgate(
+        nats.gateway,
+        nats.lab.folder / "bob",
+        f'[mediator.medsrv]\naddress = "{SERVER}"\nkey = "{public_text(seed("ms"))}"\n'
+        'id = "ms@example.org"\n',
+        mediation=seed("m-bob"),
+    ).start()
+    server.wait_log("parsed IKE_AUTH request 1")  # by a name that it does not know here
+    assert re.search(r"parsed IKE_SA_INIT request 0 .*N\(ME_MED\) N\(\(41005\)\)", server.log)
+    assert re.search("selected proposal: IKE:.*/CURVE_25519$", server.log, re.MULTILINE)
+    assert bob.stop() == 0
