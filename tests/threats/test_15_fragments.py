@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.datagram import Dropped, Transmit
 from agent.ike.fragmentation import MAX_FRAGMENTS, MAX_UNPROVEN_OCTETS, REASSEMBLY_SECONDS
 from agent.wire.codes import ExchangeType
@@ -141,8 +143,11 @@ def test_who_has_proven_nothing_gets_less() -> None:
     assert send(3) == ["fragment_octets"]
 
 
-def test_a_stalled_reassembly_goes_after_30_seconds() -> None:
+@pytest.mark.parametrize("since", [2000.0, 1000.4725826749133])
+def test_a_stalled_reassembly_goes_after_30_seconds(since: float) -> None:
+    """Also where adding and taking away 30 does not lead back to the same number."""
     pair, big = up()
+    pair.now = since
     ask(pair, 3000)
     request = list(pair.pending)
     pair.pending.clear()
