@@ -226,6 +226,9 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: CloseReason, detail: str = "
     """Forget a Child SA, here and in the data plane."""
     if sa.children is None or sa.children.pop(child.spi_in, None) is None:
         return
+    for other in sa.children.values():
+        if other.replaced_by is child:
+            other.replaced_by = None
     if not sa.children:
         sa.children = None
     sa.table.children.forget(child)
