@@ -224,8 +224,7 @@ def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
         raise InvalidSyntax("no responder SPI")
     _, suite = confirmed(message, numbered(sa.proposals, b""), 0)
     ke = message.first(KePayload)
-    assert ke is not None  # rules.check
-    if not suite.group == ke.group == hs.kex.group:
+    if ke is None or not suite.group == ke.group == hs.kex.group:
         raise InvalidSyntax("another key exchange than the one that was offered")
     hs.peer_hashes = _hashes_of(message)
     if not proof.can_be_given(peer.local_auth, hs.peer_hashes):

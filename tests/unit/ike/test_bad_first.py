@@ -10,7 +10,7 @@ from agent.datagram import Dropped, Transmit
 from agent.ike.events import Redirected
 from agent.ike.redirect import RedirectClient
 from agent.ike.settings import IkeSettings
-from agent.wire.codes import ExchangeType
+from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import (
     Encrypted,
@@ -150,6 +150,23 @@ def test_first_responses_that_are_damaged() -> None:
         data = _plain(decode_message(answer.data), bad)
         pair.a.ike.receive(answer.arriving, data, pair.now)
         assert [type(o) for o in outputs_of(pair.a)] == [Dropped], bad.name
+    pair.deliver(answer)
+    pair.settle()
+    assert pair.a.sa.established
+
+
+@pytest.mark.parametrize("kept", [(P.SA,), (P.SA, P.KE), (P.SA, P.NONCE), (P.KE, P.NONCE), ()])
+def test_first_responses_with_an_error_and_a_part_of_the_rest(kept: tuple[int, ...]) -> None:
+    """An error excuses what is missing (§2.21.1); it makes no answer of what is there."""
+    pair, true, _ = _first()
+    pair.deliver(true)
+    answer = following(pair)
+    message = decode_message(answer.data)
+    payloads = [p for p in message.payloads if p.payload_type in kept]
+    error = NotifyPayload(NotifyType.NO_ADDITIONAL_SAS)
+    bad = encode_message(message.header, [*payloads, error])
+    pair.a.ike.receive(answer.arriving, bad, pair.now)
+    assert [o for o in outputs_of(pair.a) if isinstance(o, Transmit)] == []
     pair.deliver(answer)
     pair.settle()
     assert pair.a.sa.established
