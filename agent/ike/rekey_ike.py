@@ -127,6 +127,8 @@ class RekeyIke(Owner):
             return
         sa.collision = None
         adopt(sa, new, now)
+        for extension in new.extensions:  # what comes along is about the new SA
+            extension.on_response(new, self.exchange, answer, now)
         sa.submit(DeleteIke(), now)
         if collision is not None:
             collision.spare.timers.set(When.LINGER, now + LINGER_SECONDS)

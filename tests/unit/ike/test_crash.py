@@ -11,8 +11,9 @@ from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import ChildSaClosed, CloseReason, IkeSaClosed
 from agent.ike.table import Ike
 from agent.wire.codes import ExchangeType, NotifyType
-from agent.wire.message import Header, decode_message, encode_message
+from agent.wire.message import Header, decode_message, encode_message, encode_payloads
 from agent.wire.payloads import NotifyPayload
+from tests.support.exchanges import payloads_of, sealed
 from tests.support.pair import (
     A_ADDRESS,
     A_TO_B,
@@ -311,6 +312,27 @@ def test_another_token_for_the_same_sa_replaces_the_old() -> None:
     pair.a.ike.receive(A_TO_B, shown(pair.a, b"n" * 128), pair.now)
     pair.drain()
     assert pair.a.last(IkeSaClosed).reason is CloseReason.RESTARTED
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_told_in_the_answer_to_a_rekeying(name: str) -> None:
+    """§4.3: there a responder may tell it that has nothing else to tell."""
+    pair = established(pair_of())
+    side, other = getattr(pair, name), pair.other(getattr(pair, name))
+    side.ike.rekey_ike(side.sa.ike_id, pair.now)
+    pair.drain()
+    pair.deliver(pair.pending.pop(0))
+    answer = next(d for d in pair.pending if decode_message(d.data).header.is_response)
+    pair.pending.clear()
+    message, cipher = payloads_of(pair, answer)
+    token = NotifyPayload(NotifyType.QUICK_CRASH_DETECTION, b"n" * 16, 1)
+    octets = sealed(message, cipher, *encode_payloads([*message.payloads, token]))
+    side.ike.receive(answer.arriving, octets, pair.now)
+    pair.drain()
+    assert side.sa.spis == other.sa.spis
+    side.ike.receive(A_TO_B, shown(side, b"n" * 16), pair.now)
+    pair.drain()
+    assert side.last(IkeSaClosed).reason is CloseReason.RESTARTED
 
 
 # -- ESP that belongs to no SA -------------------------------------------------------------------
