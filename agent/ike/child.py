@@ -182,7 +182,9 @@ def arm(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 
 def announce(sa: IkeSa, child: ChildSa, now: float) -> None:
-    """A new Child SA that replaces none is there."""
+    """A new Child SA that replaces none is there, unless its IKE SA had to yield at once."""
+    if not owns(sa, child):
+        return
     arm(sa, child, now)
     assert sa.peer is not None
     sa.table.emit(

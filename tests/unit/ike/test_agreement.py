@@ -9,11 +9,22 @@ import random
 
 import pytest
 
+from agent.datagram import Path
 from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import IkeSaClosed, IkeSaRekeyed
 from agent.ike.pad import Lifetimes
 from agent.ike.states import IkeState
-from tests.support.pair import Pair, established, make_pair, tunnels_told
+from agent.ike.table import Ike
+from tests.support.pair import (
+    A_ADDRESS,
+    A_TO_B,
+    B_ADDRESS,
+    Pair,
+    established,
+    make_pair,
+    seeded,
+    tunnels_told,
+)
 
 
 def _disturb(pair: Pair, chance: random.Random, loss: float) -> None:
@@ -148,6 +159,35 @@ def test_ends_and_outages_among_them(block: int, suites: tuple[str, str]) -> Non
         pair.sleep(300)
         try:
             _same_is_left(pair)
+        except AssertionError:
+            print(f"seed {seed}", *pair.sent, sep="\n")
+            raise
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_beginnings_and_restarts_among_them(block: int) -> None:
+    """However often both begin at once or forget: one IKE SA at most, the same on both sides."""
+    for seed in range(block * 20, block * 20 + 20):
+        chance = random.Random(seed)
+        pair = make_pair(child=True, liveness=30.0)
+        for _ in range(chance.randrange(3, 10)):
+            verb = chance.choice(["connect", "connect", "restart", "others", "others"])
+            side, path = chance.choice([(pair.a, A_TO_B), (pair.b, Path(B_ADDRESS, A_ADDRESS))])
+            if verb == "connect":
+                side.ike.connect(side.peer, path, pair.now)
+            elif verb == "restart":
+                side.ike = Ike(pad=side.book, random=seeded(f"{side.name} {pair.now}"))
+                side.installed.clear()
+                side.outputs.clear()
+            else:
+                _act(pair, chance, ["rekey_ike", "rekey_child", "probe", "close_ike"])
+            for _ in range(chance.randrange(8)):
+                _disturb(pair, chance, 0.1)
+        pair.sleep(300)
+        try:
+            _same_is_left(pair)
+            assert len(pair.a.ike) <= 1
+            assert len(pair.a.ike.half_open) == len(pair.b.ike.half_open) == 0
         except AssertionError:
             print(f"seed {seed}", *pair.sent, sep="\n")
             raise
