@@ -111,11 +111,12 @@ def install(
     *,
     is_initiator: bool,
     old: ChildSa | None,
+    winner: ChildSa | None = None,
 ) -> None:
     """Derive the keys and order the data plane to use them.
 
     `nonces`: Ni, Nr of the exchange. `secrets`: of its own key exchange and of the additional ones
-    together, empty where there was none.
+    together, empty where there was none. `winner`: the peer's, where two rekeyings have met.
     """
     assert sa.peer is not None
     of_initiator, of_responder = _keys(sa, suite, nonces, secrets)
@@ -146,7 +147,8 @@ def install(
             soft_packets=int(soft(lifetimes.child_packets, lifetimes, part)),
             hard_packets=lifetimes.child_packets,
             replaces=old.spi_in if old else None,
-            use_at_once=is_initiator,
+            use_at_once=is_initiator and winner is None,
+            yields_to=winner.spi_in if winner else None,
         )
     )
 

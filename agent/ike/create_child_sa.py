@@ -194,25 +194,29 @@ class RekeyChild(Owner):
         if sa.state is not IkeState.ESTABLISHED:
             return  # it is being deleted, and all its Child SAs with it
         nonces = (offer.nonce, nonce_of(answer))
-        new = complete(sa, offer, answer, nonces, self.child, secrets)
-        arm(sa, new, now)
         rival = self.child.replaced_by
-        if rival is not None and owns(sa, rival) and new.nonce < rival.nonce:
-            # Ours has the lowest of the four nonces: we made it, we close it (§2.8.1).
+        if rival is not None and not owns(sa, rival):
+            rival = None
+        # Ours has the lowest of the four nonces: we made it, we close it (§2.8.1).
+        winner = rival if rival is not None and min(nonces) < rival.nonce else None
+        new = complete(sa, offer, answer, nonces, self.child, secrets, winner)
+        arm(sa, new, now)
+        if winner is not None:
             new.ends_silently = True
             new.rekey_at = None
-            replaced(sa, self.child, rival, now)
+            replaced(sa, self.child, winner, now)
             sa.submit(DeleteChild(new, CloseReason.REPLACED), now)
-            return
-        if not owns(sa, self.child) and (rival is None or not owns(sa, rival)):
-            announce(
-                sa, new, now
-            )  # the peer has deleted what was to be replaced, and that was told
-            return
-        if rival is not None and owns(sa, rival):
+        elif rival is not None:
             rival.ends_silently = True  # the peer, who made it, closes it
             rival.rekey_at = None
             rival.expire_at = now + LINGER_SECONDS
+            self._take_over(sa, new, now)
+        elif owns(sa, self.child):
+            self._take_over(sa, new, now)
+        else:
+            announce(sa, new, now)  # the peer has deleted the old one, and that was told
+
+    def _take_over(self, sa: IkeSa, new: ChildSa, now: float) -> None:
         replaced(sa, self.child, new, now)
         sa.submit(DeleteChild(self.child, CloseReason.REPLACED), now)
 
