@@ -56,6 +56,15 @@ def test_the_first_interval_follows_the_measured_round_trip() -> None:
     assert pair.now - sent_at == pytest.approx(IkeSettings().floor_interval)
 
 
+def test_the_round_trip_is_known_after_a_rekeying_too() -> None:
+    pair = _pair()
+    measured = pair.a.sa.rtt
+    assert measured > 0
+    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+    pair.settle()
+    assert pair.a.sa.rtt == pytest.approx(measured, rel=0.5)
+
+
 def test_retransmissions_are_the_same_octets() -> None:
     pair = _pair(ike=("aes128-sha256-x25519",))  # random IVs would show
     _probe(pair, "a")
@@ -214,9 +223,14 @@ def _move(pair: Pair, name: str) -> None:
     pair.drain()
 
 
-def test_the_other_side_is_followed() -> None:
+@pytest.mark.parametrize("rekeyed_by", ["", "a", "b"])
+def test_the_other_side_is_followed(rekeyed_by: str) -> None:
     """§2.23: the answers go to where the last proven message came from, and so do requests."""
     pair = _pair(child=True)
+    if rekeyed_by:
+        side = getattr(pair, rekeyed_by)
+        side.ike.rekey_ike(side.sa.ike_id, pair.now)
+        pair.settle()
     _move(pair, "a")
     pair.a.outputs.clear()
     _probe(pair, "a")
