@@ -14,15 +14,25 @@ from agent.ike.events import (
     IkeSaClosed,
     IkeSaRekeyed,
 )
-from agent.wire.codes import ExchangeType, ProtocolId
-from agent.wire.payloads import DeletePayload
+from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
+from agent.wire.payloads import DeletePayload, KePayload, NotifyPayload
 from tests.support.pair import tunnels_told
-from tests.unit.ike.test_collisions import CHILD_OK, CHILD_REKEY, IKE_OK, IKE_REKEY, Sides, sides
+from tests.unit.ike.test_collisions import (
+    CHILD_OK,
+    CHILD_REKEY,
+    IKE_OK,
+    IKE_REKEY,
+    LINK,
+    PLACES,
+    Sides,
+    sides,
+    with_nonces,
+)
 
 pytestmark = pytest.mark.parametrize("swap", [False, True], ids=["initiator", "responder"])
 
 ROUNDS = "aes128gcm16-prfsha256-x25519-ke1_ecp256"
-LINK = "N(ADDITIONAL_KEY_EXCHANGE)"
+CHILD_ROUNDS = "aes128gcm16-x25519-ke1_ecp256"
 
 
 def _met(swap: bool) -> Sides:
@@ -150,3 +160,26 @@ def test_a_long_outage_after_the_answer(swap: bool) -> None:
         assert len(side.events(ChildSaRekeyed)) == 1
         assert side.events(ChildSaClosed) == []
     s.agree()
+
+
+@pytest.mark.parametrize("kind", ["child", "ike"])
+def test_the_loser_goes_on_all_the_same(swap: bool, kind: str) -> None:
+    """RFC 9370 §2.2.4: what is not to be continued is not known any more."""
+    s = sides(swap, ike=ROUNDS, esp=CHILD_ROUNDS)
+    ours, theirs, _ = PLACES["their Ni"]
+    with_nonces(s.us, ours)
+    with_nonces(s.them, theirs)
+    request, answer = (CHILD_REKEY, CHILD_OK) if kind == "child" else (IKE_REKEY, IKE_OK)
+    (s.rekey_child if kind == "child" else s.rekey_ike)(s.us, s.them)
+    s.play(f"a --> b: {request}\na <-- b: {request}\na --> b: {answer} {LINK}")
+    assert s.us.sa.pending is not None
+    group, link = s.us.sa.pending.groups[0], s.us.sa.pending.link
+    s.play(f"a <-- b: {answer} {LINK}")
+    forbidden = [
+        KePayload(group, s.them.ike.key_exchange(group).public),
+        NotifyPayload(NotifyType.ADDITIONAL_KEY_EXCHANGE, link),
+    ]
+    ask = s.them.ike.request
+    ask(s.them.sa.ike_id, ExchangeType.IKE_FOLLOWUP_KE, forbidden, lambda m, now: None, s.pair.now)
+    s.take(s.us)
+    s.play(f"a <-- b: IKE_FOLLOWUP_KE? KE {LINK}\na --> b: IKE_FOLLOWUP_KE! N(STATE_NOT_FOUND)")
