@@ -574,3 +574,18 @@ def test_a_forged_error_does_not_hurry_the_rest() -> None:
     assert pair.a.events(IkeSaClosed) == []
     pair.sleep(20)
     assert pair.a.sa.established
+
+
+def test_a_forged_error_is_not_why_nobody_answers_later() -> None:
+    pair = make_pair()
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    _answer(pair, NotifyPayload(NotifyType.NO_PROPOSAL_CHOSEN))
+    pair.play(
+        """
+        a --> b: IKE_SA_INIT? SA KE No
+        a <-- b: IKE_SA_INIT! SA KE No
+        """
+    )
+    pair.sleep(120, deliver=False)
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT

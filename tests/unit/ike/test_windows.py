@@ -12,6 +12,7 @@ from agent.ike.exchange import MAX_QUEUED
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType, NotifyType
+from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import NotifyPayload
 from tests.support.pair import A_ADDRESS, A_TO_B, B_ADDRESS, Pair, established, make_pair
 
@@ -306,6 +307,20 @@ def test_nat_detection() -> None:
         pair.drain()
     assert (pair.a.sa.behind_nat, pair.a.sa.remote_behind_nat) == (True, False)
     assert (pair.b.sa.behind_nat, pair.b.sa.remote_behind_nat) == (False, True)
+
+
+def test_one_of_several_source_addresses_is_enough() -> None:
+    """§2.23: who does not know which of its addresses will be used names them all."""
+    pair = make_pair(settings=IkeSettings(force_encapsulation=False))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    (request,) = pair.pending
+    message = decode_message(request.data)
+    other = NotifyPayload(NotifyType.NAT_DETECTION_SOURCE_IP, bytes(20))
+    several = encode_message(message.header, [other, *message.payloads, other])
+    pair.b.ike.receive(request.arriving, several, pair.now)
+    (sa,) = pair.b.ike.sas()
+    assert not sa.remote_behind_nat
 
 
 def test_the_kernel_chooses_our_address() -> None:
