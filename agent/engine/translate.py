@@ -32,5 +32,6 @@ def esp_parameters(order: InstallChildSa, *, unsummed: bool) -> EspSaParameters:
         hard_packets=order.hard_packets,
         replaces=order.replaces,
         outbound_at_once=order.use_at_once,
+        yields_to=order.yields_to,
         unsummed=unsummed,
     )

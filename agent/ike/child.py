@@ -111,11 +111,12 @@ def install(
     *,
     is_initiator: bool,
     old: ChildSa | None,
+    winner: ChildSa | None = None,
 ) -> None:
     """Derive the keys and order the data plane to use them.
 
     `nonces`: Ni, Nr of the exchange. `secrets`: of its own key exchange and of the additional ones
-    together, empty where there was none.
+    together, empty where there was none. `winner`: the peer's, where two rekeyings have met.
     """
     assert sa.peer is not None
     of_initiator, of_responder = _keys(sa, suite, nonces, secrets)
@@ -146,7 +147,8 @@ def install(
             soft_packets=int(soft(lifetimes.child_packets, lifetimes, part)),
             hard_packets=lifetimes.child_packets,
             replaces=old.spi_in if old else None,
-            use_at_once=is_initiator,
+            use_at_once=is_initiator and winner is None,
+            yields_to=winner.spi_in if winner else None,
         )
     )
 
@@ -182,7 +184,9 @@ def arm(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 
 def announce(sa: IkeSa, child: ChildSa, now: float) -> None:
-    """A new Child SA that replaces none is there."""
+    """A new Child SA that replaces none is there, unless its IKE SA had to yield at once."""
+    if not owns(sa, child):
+        return
     arm(sa, child, now)
     assert sa.peer is not None
     sa.table.emit(
@@ -226,6 +230,9 @@ def remove_child(sa: IkeSa, child: ChildSa, reason: CloseReason, detail: str = "
     """Forget a Child SA, here and in the data plane."""
     if sa.children is None or sa.children.pop(child.spi_in, None) is None:
         return
+    for other in sa.children.values():
+        if other.replaced_by is child:
+            other.replaced_by = None
     if not sa.children:
         sa.children = None
     sa.table.children.forget(child)

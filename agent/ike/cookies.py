@@ -93,13 +93,17 @@ class AnswerRate:
 
     def take(self, ip: bytes, now: float) -> bool:
         """Whether one more answer may go to `ip`; if so it counts."""
+        if self.is_used_up(ip, now):
+            return False
+        self._counts[hash(ip) % _COUNTERS] += 1
+        self._left -= 1
+        return True
+
+    def is_used_up(self, ip: bytes, now: float) -> bool:
+        """Whether none may go to `ip` until the second is over."""
         if self._until is None or now >= self._until:
             self._until = now + 1.0
             self._left = self._in_all
             self._counts = bytearray(_COUNTERS)
         slot = hash(ip) % _COUNTERS  # keyed in each process: nobody can choose neighbours
-        if self._counts[slot] >= self._each or self._left <= 0:
-            return False
-        self._counts[slot] += 1
-        self._left -= 1
-        return True
+        return self._counts[slot] >= self._each or self._left <= 0

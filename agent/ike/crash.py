@@ -12,8 +12,8 @@ other side ask, and so see a token.
 Two machines with one secret would show each other's tokens (§9.2): mediation servers that share
 their keys have secrets of their own, and of other machines no two are meant to have one key.
 
-Left out: rollover of the secret (four tokens are taken, one is made), a token in the response of
-CREATE_CHILD_SA (the INFORMATIONAL serves both sides), a map of SPIs kept on disk (§8.2).
+Left out: rollover of the secret (four tokens are taken, one is made), telling one in the response
+of CREATE_CHILD_SA (the INFORMATIONAL serves both sides), a map of SPIs kept on disk (§8.2).
 """
 
 from __future__ import annotations

@@ -92,6 +92,8 @@ class CreateChild(Owner):
     def start_over(self, sa: IkeSa, message: Message, now: float) -> None:
         """See Owner."""
         assert self._offer is not None
+        if sa.state is not IkeState.ESTABLISHED:
+            return
         error = error_of(message)
         reason, detail = reason_for(error.type if error else 0)
         spi = self._lost.spi_in if self._lost is not None else self._offer.spi
@@ -102,6 +104,8 @@ class CreateChild(Owner):
         """See Owner."""
         offer = self._offer
         assert offer is not None
+        if sa.state is not IkeState.ESTABLISHED:
+            return  # it is being deleted, and all its Child SAs with it
         nonces = (offer.nonce, nonce_of(answer))
         child = complete(sa, offer, answer, nonces, None, secrets)
         announce(sa, child, now)
@@ -187,30 +191,42 @@ class RekeyChild(Owner):
         """See Owner."""
         offer = self._offer
         assert offer is not None
+        if sa.state is not IkeState.ESTABLISHED:
+            return  # it is being deleted, and all its Child SAs with it
         nonces = (offer.nonce, nonce_of(answer))
-        new = complete(sa, offer, answer, nonces, self.child, secrets)
-        arm(sa, new, now)
         rival = self.child.replaced_by
-        if rival is not None and owns(sa, rival) and new.nonce < rival.nonce:
-            # Ours has the lowest of the four nonces: we made it, we close it (§2.8.1).
+        if rival is not None and not owns(sa, rival):
+            rival = None
+        # Ours has the lowest of the four nonces: we made it, we close it (§2.8.1).
+        winner = rival if rival is not None and min(nonces) < rival.nonce else None
+        new = complete(sa, offer, answer, nonces, self.child, secrets, winner)
+        arm(sa, new, now)
+        if winner is not None:
             new.ends_silently = True
             new.rekey_at = None
-            replaced(sa, self.child, rival, now)
+            replaced(sa, self.child, winner, now)
             sa.submit(DeleteChild(new, CloseReason.REPLACED), now)
-            return
-        if rival is not None and owns(sa, rival):
+        elif rival is not None:
             rival.ends_silently = True  # the peer, who made it, closes it
             rival.rekey_at = None
             rival.expire_at = now + LINGER_SECONDS
+            self._take_over(sa, new, now)
+        elif owns(sa, self.child):
+            self._take_over(sa, new, now)
+        else:
+            announce(sa, new, now)  # the peer has deleted the old one, and that was told
+
+    def _take_over(self, sa: IkeSa, new: ChildSa, now: float) -> None:
         replaced(sa, self.child, new, now)
         sa.submit(DeleteChild(self.child, CloseReason.REPLACED), now)
 
     def _on_error(self, sa: IkeSa, message: Message, error: NotifyPayload, now: float) -> None:
         child, offer = self.child, self._offer
         assert offer is not None
-        if child.replaced_by is not None:
+        rival = child.replaced_by
+        if rival is not None and owns(sa, rival):
             # The peer's rekeying was first and it did not know of ours (§2.8.1, second case).
-            replaced(sa, child, child.replaced_by, now)
+            replaced(sa, child, rival, now)
             return
         if _pending(sa, child, now) is not None:
             child.rekey_at = retry_at(sa, now)  # the peer's own is on its way
@@ -339,6 +355,7 @@ def _rekey(sa: IkeSa, message: Message, rekey: NotifyPayload, now: float) -> Rep
             arm(sa, new, now)
             if not collides:
                 replaced(sa, child, new, now)
+                child.settles_at = new.settles_at  # else its Delete could come before our answer
 
         return then
 

@@ -58,8 +58,15 @@ def _remove_children(sa: IkeSa) -> None:
     sa.children = None
 
 
-def drop_queue(sa: IkeSa, now: float) -> None:
-    """Nothing that waits will be sent by this SA."""
+def drop_rest(sa: IkeSa, now: float) -> None:
+    """Nothing that waits will be sent by this SA, and what was to replace it goes with it."""
+    collision, sa.collision = sa.collision, None
+    if collision is not None and collision.spare.state is IkeState.SPARE:
+        if sa.state is IkeState.DELETING:  # the peer may have it in use by now
+            collision.spare.delete(CloseReason.REPLACED, "", now)
+        else:
+            collision.spare.close(CloseReason.REPLACED, "", now)
+        sa.table.touch(collision.spare)
     while (task := sa.outgoing.pop()) is not None:
         lose(sa, task, now)
 

@@ -172,6 +172,8 @@ class InstallChildSa:
     `replaces` is the spi_in of the SA that this one rekeys. `use_at_once`: outbound traffic may
     move here now (we initiated the exchange, the peer has it already); otherwise it moves with
     the first packet that arrives on it, or when the old one is removed (RFC 7296 §2.8).
+    `yields_to`: the spi_in of the SA that the peer made in the same place and that will stay; this
+    one only receives until it is removed (§2.8.1).
     Limits count octets and packets of either direction; soft ones ask for `expire_child`.
     """
 
@@ -194,6 +196,7 @@ class InstallChildSa:
     hard_packets: int
     replaces: bytes | None = None
     use_at_once: bool = True
+    yields_to: bytes | None = None
 
 
 @record(frozen=True, slots=True, kw_only=True)

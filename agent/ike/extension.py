@@ -49,7 +49,8 @@ class Extension:
     ) -> None:
         """The response to a request of ours, decrypted and (after IKE_SA_INIT) proven.
 
-        Not of CREATE_CHILD_SA and deletes, which belong to the core.
+        Not of deletes and CREATE_CHILD_SA, which belong to the core, but of one that has rekeyed
+        the IKE SA: there after `on_rekeyed`, with the new one.
         `ProtocolError` fails the exchange, and the IKE SA too before it is established.
         """
 

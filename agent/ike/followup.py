@@ -133,6 +133,8 @@ def _go_on(
     link = message.notify(NotifyType.ADDITIONAL_KEY_EXCHANGE)
     if link is None:
         raise InvalidSyntax("no link to the next key exchange")
+    if sa.state is not IkeState.ESTABLISHED:
+        return  # it is being deleted, and the peer has made nothing yet
     sa.outgoing.enqueue_first(FollowupKe(owner, answer, groups, link.data, secrets))
 
 

@@ -279,9 +279,10 @@ def expire(sa: IkeSa, now: float) -> None:
     fragments = sa.fragments
     if fragments is None:
         return
-    if fragments.request is not None and fragments.request.since <= now - REASSEMBLY_SECONDS:
+    # Added as for the timer: a difference may be rounded to less, and then it fires for ever.
+    if fragments.request is not None and fragments.request.since + REASSEMBLY_SECONDS <= now:
         fragments.request = None
-    if fragments.response is not None and fragments.response.since <= now - REASSEMBLY_SECONDS:
+    if fragments.response is not None and fragments.response.since + REASSEMBLY_SECONDS <= now:
         fragments.response = None
     rest = [r.since for r in (fragments.request, fragments.response) if r is not None]
     if rest:

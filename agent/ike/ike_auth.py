@@ -8,7 +8,7 @@ what it came for. Left out: EAP.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.ike import certificates, ppk, proof, redirect, tickets
 from agent.ike.child import ChildSa, announce
@@ -21,7 +21,7 @@ from agent.ike.errors import (
 )
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task
-from agent.ike.informational import Refusal
+from agent.ike.informational import ENDS_IKE_AUTH, Refusal
 from agent.ike.negotiation import Grant, complete, make_offer
 from agent.ike.rules import error_of
 from agent.wire.codes import ExchangeType, NotifyType
@@ -38,15 +38,6 @@ if TYPE_CHECKING:
     from agent.ike.sa import IkeSa, Reply
     from agent.wire.message import Message
     from agent.wire.payloads import Payload
-
-# The only errors that end an IKE SA by themselves in IKE_AUTH (§2.21.2).
-_FATAL: Final = frozenset(
-    {
-        NotifyType.AUTHENTICATION_FAILED,
-        NotifyType.INVALID_SYNTAX,
-        NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD,
-    }
-)
 
 
 # -- initiator -----------------------------------------------------------------------------------
@@ -138,7 +129,7 @@ def _refused(sa: IkeSa, message: Message, now: float) -> None:
 def give_up(sa: IkeSa, error: ProtocolError, now: float) -> None:
     """The responder's answer does not convince us, but it counts the SA as established: tell it."""
     reason, name = reason_for(error.notify)
-    if error.notify not in _FATAL:
+    if error.notify not in ENDS_IKE_AUTH:
         sa.delete(reason, str(error) or name, now)
         return
     if error.notify != NotifyType.AUTHENTICATION_FAILED:
@@ -183,6 +174,8 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
         try:
             child = _grant_child(sa, peer, message, payloads)
         except ProtocolError as error:
+            if error.notify in ENDS_IKE_AUTH:  # the initiator takes it for the end of it all
+                raise
             payloads.append(NotifyPayload(error.notify, error.data))
 
     def then() -> None:

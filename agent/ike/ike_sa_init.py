@@ -224,8 +224,7 @@ def _on_answer(sa: IkeSa, path: Path, message: Message, now: float) -> None:
         raise InvalidSyntax("no responder SPI")
     _, suite = confirmed(message, numbered(sa.proposals, b""), 0)
     ke = message.first(KePayload)
-    assert ke is not None  # rules.check
-    if not suite.group == ke.group == hs.kex.group:
+    if ke is None or not suite.group == ke.group == hs.kex.group:
         raise InvalidSyntax("another key exchange than the one that was offered")
     hs.peer_hashes = _hashes_of(message)
     if not proof.can_be_given(peer.local_auth, hs.peer_hashes):
@@ -305,20 +304,26 @@ def on_request(table: Ike, path: Path, header: Header, data: bytes, now: float) 
             proposals = without_additional(proposals)  # RFC 9370 §2.2.1
         chosen, suite = select(message, proposals, ProtocolId.IKE, 0)
         _accept(table, path, message, data, chosen, suite, now)
+    except Ignored:
+        table.half_open.was_fruitless(path.remote, now)
+        raise
     except ProtocolError as error:
         if isinstance(error, InvalidSyntax):
+            table.half_open.was_fruitless(path.remote, now)
             raise Ignored("invalid_syntax") from None
         answer(table, path, data, header, error.notify, error.data, now)
 
 
 def _proves_address(table: Ike, path: Path, message: Message, now: float) -> bool:
-    if not table.half_open.needs_cookie(path.remote):
+    if not table.half_open.needs_cookie(path.remote, now):
         return True
     cookie = message.notify(NotifyType.COOKIE)
-    spi = message.header.initiator_spi
-    return cookie is not None and table.cookies.check(
-        cookie.data, nonce_of(message), path.remote, spi, now
-    )
+    nonce, spi = nonce_of(message), message.header.initiator_spi
+    if cookie is None or not table.cookies.check(cookie.data, nonce, path.remote, spi, now):
+        return False
+    if not table.half_open.admits(path.remote, now):
+        raise Ignored("first_rate")
+    return True
 
 
 def _check_rate(table: Ike, path: Path, now: float) -> None:

@@ -7,7 +7,7 @@ both sides delete at once, the inbound half goes with the outbound one and not a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.ike import succession
 from agent.ike.child import child_by_spi_out, owns, remove_child, replaced
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
 # The message ID of the request that can follow IKE_AUTH at once (§2.21.2), if no further key
 # exchanges were before that.
-_AFTER_AUTH = 2
+_AFTER_AUTH: Final = 2
+# The only errors that end an IKE SA by themselves, in IKE_AUTH or right after it (§2.21.2).
+ENDS_IKE_AUTH: Final = frozenset(
+    {
+        NotifyType.AUTHENTICATION_FAILED,
+        NotifyType.INVALID_SYNTAX,
+        NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD,
+    }
+)
 
 
 class Request(Task):
@@ -172,12 +180,11 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     error = error_of(message)
     if (
         error is not None
-        and error.type == NotifyType.AUTHENTICATION_FAILED
+        and error.type in ENDS_IKE_AUTH
         and message.header.message_id == _AFTER_AUTH + _rounds(sa)
         and not sa.is_initiator
     ):
-        detail = "the peer does not accept our proof"
-        return [], lambda: sa.close(CloseReason.AUTHENTICATION_FAILED, detail, now)
+        return [], lambda: _on_refusal(sa, error.type, now)
     payloads: list[Payload] = []
     spis = _delete_children(sa, message, now)
     if spis:
@@ -185,6 +192,14 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     for extension in sa.extensions:
         extension.on_request(sa, message, payloads, now)
     return payloads, None
+
+
+def _on_refusal(sa: IkeSa, notify: int, now: float) -> None:
+    if notify == NotifyType.AUTHENTICATION_FAILED:
+        detail = "the peer does not accept our proof"
+        sa.close(CloseReason.AUTHENTICATION_FAILED, detail, now)
+    else:
+        sa.close(CloseReason.PROTOCOL_ERROR, "the peer could not read our answer", now)
 
 
 def _rounds(sa: IkeSa) -> int:

@@ -331,8 +331,12 @@ def complete(
     nonces: tuple[bytes, bytes],
     old: ChildSa | None,
     additional: bytes = b"",
+    winner: ChildSa | None = None,
 ) -> ChildSa:
-    """Install what the response grants. Raises ProtocolError if it is not within the offer."""
+    """Install what the response grants. Raises ProtocolError if it is not within the offer.
+
+    `winner`: it is there to be closed again, beside this one of the peer's.
+    """
     chosen, suite = confirmed(message, offer.proposals, 4)
     shared = b""
     if suite.group:
@@ -349,7 +353,8 @@ def complete(
             raise TsUnacceptable("the selectors do not hold the assigned address")
     _check_meeting(local_ts, remote_ts)
     child = ChildSa(offer.spi, chosen.spi, local_ts, remote_ts, addresses, min(nonces))
-    install(sa, child, suite, nonces, (shared, additional), is_initiator=True, old=old)
+    secrets = (shared, additional)
+    install(sa, child, suite, nonces, secrets, is_initiator=True, old=old, winner=winner)
     return child
 
 

@@ -98,8 +98,6 @@ class RekeyIke(Owner):
     def finish(self, sa: IkeSa, answer: Message, secrets: bytes, now: float) -> None:
         """See Owner."""
         assert self._kex is not None
-        if sa.state is not IkeState.ESTABLISHED:
-            return
         chosen, suite = confirmed(answer, numbered(sa.proposals, self._spi), 8)
         ke = answer.first(KePayload)
         if ke is None or not ke.group == self._kex.group == suite.group:
@@ -116,6 +114,10 @@ class RekeyIke(Owner):
             is_initiator=True,
             additional=secrets,
         )
+        if sa.state is not IkeState.ESTABLISHED:  # it is being deleted: so is what the peer made
+            new.delete(CloseReason.REPLACED, "", now)
+            sa.table.touch(new)
+            return
         collision = sa.collision
         if collision is not None and min(nonces) < collision.nonce:
             # Ours has the lowest of the four nonces: we made it, we close it (§2.8.2).
@@ -125,6 +127,8 @@ class RekeyIke(Owner):
             return
         sa.collision = None
         adopt(sa, new, now)
+        for extension in new.extensions:  # what comes along is about the new SA
+            extension.on_response(new, self.exchange, answer, now)
         sa.submit(DeleteIke(), now)
         if collision is not None:
             collision.spare.timers.set(When.LINGER, now + LINGER_SECONDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.ike import fragmentation
+from agent.ike import fragmentation, informational, succession
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaUnanswered
 from agent.ike.exchange import MAX_ELSEWHERE, first_interval
@@ -30,7 +30,7 @@ def repeat_request(sa: IkeSa, now: float) -> None:
     if out.give_up is not None:
         give_up = min(give_up, out.give_up)
     if now >= give_up:
-        sa.close(CloseReason.TIMEOUT, "no answer", now)
+        _give_up(sa, now)
         return
     doubtful = now >= out.first_sent + settings.doubt_seconds
     if doubtful and sa.established and sa.peer is not None:
@@ -43,6 +43,17 @@ def repeat_request(sa: IkeSa, now: float) -> None:
     out.repeat(settings, now)
     sa.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
     sa.transmit(sa.path, out.data)
+
+
+def _give_up(sa: IkeSa, now: float) -> None:
+    """Nobody answers on this SA; perhaps on the one that the peer's own rekeying has made."""
+    spare = sa.collision.spare if sa.collision is not None else None
+    if sa.state is not IkeState.ESTABLISHED or spare is None or spare.state is not IkeState.SPARE:
+        sa.close(CloseReason.TIMEOUT, "no answer", now)
+        return
+    succession.adopt_spare(sa, now)
+    informational.check_liveness(spare, now)
+    sa.table.touch(spare)
 
 
 def answer_again(sa: IkeSa, path: Path) -> None:

@@ -366,7 +366,7 @@ class IkeSa:
         self.step(Step.SEND_DELETE)
         for when in (When.REKEY, When.EXPIRE, When.ATTEMPT):
             self.timers.stop(when)
-        ending.drop_queue(self, now)
+        ending.drop_rest(self, now)
         self.timers.set(When.LINGER, now + LINGER_SECONDS)
         self.submit(task, now)
 
@@ -382,7 +382,7 @@ class IkeSa:
         self.outgoing.clear()
         if task is not None:
             ending.lose(self, task, now)
-        ending.drop_queue(self, now)
+        ending.drop_rest(self, now)
 
     def refuse(self, error: ProtocolError, now: float) -> None:
         """The peer did not prove itself: keep the answer for its retransmissions, nothing else."""

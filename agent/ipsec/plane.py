@@ -99,7 +99,7 @@ class DataPlane:
         tunnel.ike_id, tunnel.peer = parameters.ike_id, parameters.peer
         tunnel.grants = self._grants.get(tunnel.peer, NOTHING)
         tunnel.unsummed = parameters.unsummed
-        tunnel.add(sa)
+        tunnel.add(sa, self._sas.get(parameters.yields_to or b""))
         self._sas[parameters.spi_in] = sa
         self._tunnels.setdefault(tunnel)
         self._reroute()

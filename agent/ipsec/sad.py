@@ -29,8 +29,10 @@ class EspSaParameters:
     AEAD. Lifetimes are octets of inner packets and packets, in either direction: passing a soft one
     is reported once, a hard one stops the SA. `replaces` is the inbound SPI of the SA that this one
     rekeys. `outbound_at_once` is False at the responder of a rekey, which goes on sending on the
-    old SA until the new one has brought a packet (RFC 7296 §2.8). `unsummed`: both ends
-    agreed that checksums of plain inner TCP and UDP need not be right (see `supers`).
+    old SA until the new one has brought a packet (RFC 7296 §2.8). `yields_to`: the inbound
+    SPI of another one that rekeys the same SA and will stay; this one only receives (RFC 7296
+    §2.8.1). `unsummed`: both ends agreed that checksums of plain inner TCP and UDP need not be
+    right (see `supers`).
     """
 
     ike_id: int
@@ -52,4 +54,5 @@ class EspSaParameters:
     hard_packets: int = SEQUENCE_LIMIT
     replaces: bytes | None = None
     outbound_at_once: bool = True
+    yields_to: bytes | None = None
     unsummed: bool = False

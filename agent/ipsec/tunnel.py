@@ -105,8 +105,11 @@ class Tunnel:
         self.ipv6: list[bytes] = []
         """Packets of the batch that is being sealed."""
 
-    def add(self, sa: EspSa) -> None:
-        """Take `sa` into use, for sending too if it may."""
+    def add(self, sa: EspSa, stays: EspSa | None = None) -> None:
+        """Take `sa` into use, for sending too if it may; beside one that `stays` it may not."""
+        if stays is not None and stays in self.sas:
+            self.sas.insert(self.sas.index(stays), sa)
+            return
         self.sas.append(sa)
         if sa.parameters.outbound_at_once or self.current is None:
             self.current = sa

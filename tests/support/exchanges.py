@@ -220,7 +220,7 @@ REQUESTS = [
             P.IDi: {AUTH},
             P.IDr: {AUTH},
             P.AUTH: {AUTH},
-            P.SA: {_NO_CHILD, f"IDr AUTH {SYNTAX}"},
+            P.SA: {_NO_CHILD, SYNTAX},
             P.TSi: {f"IDr AUTH {TS}"},
             P.TSr: {f"IDr AUTH {TS}"},
         },

@@ -22,7 +22,14 @@ from agent.crypto.auth import SigningKey
 from agent.datagram import Address, Dropped, Path, Transmit
 from agent.ike import certificates
 from agent.ike.attachment import Attachment
-from agent.ike.events import CloseReason, InstallChildSa, RemoveChildSa
+from agent.ike.events import (
+    ChildSaClosed,
+    ChildSaEstablished,
+    ChildSaRekeyed,
+    CloseReason,
+    InstallChildSa,
+    RemoveChildSa,
+)
 from agent.ike.informational import DeleteChild
 from agent.ike.pad import ChildPolicy, KeyAuth, Lifetimes, Peer, PskAuth
 from agent.ike.settings import IkeSettings
@@ -353,6 +360,21 @@ def _word(payload: Payload) -> str:
             return f"[{kind}]"
     kind = PayloadType(payload.payload_type)
     return _WORDS.get(kind, kind.name)
+
+
+def tunnels_told(side: Side) -> set[bytes]:
+    """Our SPIs of the Child SAs that are there by what was told."""
+    up: set[bytes] = set()
+    for event in side.outputs:
+        match event:
+            case ChildSaEstablished():
+                up.add(event.spi_in)
+            case ChildSaRekeyed():
+                assert event.old_spi_in in up
+                up = up - {event.old_spi_in} | {event.spi_in}
+            case ChildSaClosed():
+                up.discard(event.spi_in)
+    return up
 
 
 # -- making pairs --------------------------------------------------------------------------------

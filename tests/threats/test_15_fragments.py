@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.datagram import Dropped, Transmit
-from agent.ike.fragmentation import MAX_FRAGMENTS, MAX_UNPROVEN_OCTETS, REASSEMBLY_SECONDS
+from agent.ike.fragmentation import (
+    MAX_FRAGMENTS,
+    MAX_UNPROVEN_OCTETS,
+    REASSEMBLY_SECONDS,
+    SIZES,
+)
 from agent.wire.codes import ExchangeType
 from agent.wire.message import encode_payloads
 from agent.wire.payloads import VendorIdPayload
+from tests.support.attacker import FROM_A, answers_of
 from tests.support.pair import A_TO_B, Pair, make_pair
 from tests.unit.ike.test_fragmentation import CLAIMED, ask, up
 
@@ -57,6 +65,21 @@ def test_one_of_one() -> None:
     _, inner = encode_payloads([VendorIdPayload(bytes(i % 251 for i in range(100)))])
     assert receive(pair, fragment(pair, 1, 1, inner)) == ["answer"] * 3
     assert big.got == [100]
+
+
+@pytest.mark.parametrize("octets", [1, 8, 40, 250])
+def test_small_fragments_make_no_smaller_ones(octets: int) -> None:
+    """The answer goes by the largest one that came, down to what every path carries."""
+    pair, big = up()
+    _, inner = encode_payloads([VendorIdPayload(bytes(i % 251 for i in range(100)))])
+    total = -(-len(inner) // octets)
+    for number in range(total):
+        chunk = inner[number * octets :][:octets]
+        pair.b.ike.receive(FROM_A, fragment(pair, number + 1, total, chunk), pair.now)
+    answers = answers_of(pair.b)
+    assert big.got == [100]
+    assert len(answers) == 7
+    assert max(map(len, answers)) == SIZES[-1]
 
 
 def test_a_forged_fragment_is_never_kept() -> None:
@@ -141,8 +164,11 @@ def test_who_has_proven_nothing_gets_less() -> None:
     assert send(3) == ["fragment_octets"]
 
 
-def test_a_stalled_reassembly_goes_after_30_seconds() -> None:
+@pytest.mark.parametrize("since", [2000.0, 1000.4725826749133])
+def test_a_stalled_reassembly_goes_after_30_seconds(since: float) -> None:
+    """Also where adding and taking away 30 does not lead back to the same number."""
     pair, big = up()
+    pair.now = since
     ask(pair, 3000)
     request = list(pair.pending)
     pair.pending.clear()

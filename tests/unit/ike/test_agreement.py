@@ -9,9 +9,22 @@ import random
 
 import pytest
 
+from agent.datagram import Path
+from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import IkeSaClosed, IkeSaRekeyed
 from agent.ike.pad import Lifetimes
-from tests.support.pair import Pair, established, make_pair
+from agent.ike.states import IkeState
+from agent.ike.table import Ike
+from tests.support.pair import (
+    A_ADDRESS,
+    A_TO_B,
+    B_ADDRESS,
+    Pair,
+    established,
+    make_pair,
+    seeded,
+    tunnels_told,
+)
 
 
 def _disturb(pair: Pair, chance: random.Random, loss: float) -> None:
@@ -54,6 +67,10 @@ def _act(pair: Pair, chance: random.Random, verbs: list[str]) -> None:
         side.ike.rekey_child(chance.choice(children), pair.now)
     elif verb == "delete_child" and children:
         side.delete_child(chance.choice(children), pair.now)
+    elif verb == "create_child" and sas[0].established:
+        side.submit(CreateChild(), pair.now)
+    elif verb == "close_ike":
+        side.ike.close(ike_id, pair.now)
 
 
 def _agree(pair: Pair, *, with_child: bool) -> None:
@@ -123,6 +140,67 @@ def test_deletes_among_them(block: int, suites: tuple[str, str]) -> None:
         except AssertionError:
             print(f"seed {seed}", *pair.sent, sep="\n")
             raise
+
+
+@pytest.mark.parametrize("suites", SUITES, ids=["one", "several"])
+@pytest.mark.parametrize("block", range(10))
+def test_ends_and_outages_among_them(block: int, suites: tuple[str, str]) -> None:
+    """Nothing outlives its end on one side only, and what is told is what there is."""
+    verbs = "rekey_ike rekey_ike rekey_child rekey_child delete_child create_child close_ike"
+    for seed in range(block * 20, block * 20 + 20):
+        chance = random.Random(seed)
+        pair = established(make_pair(child=True, ike=suites[:1], esp=suites[1:], liveness=30.0))
+        for _ in range(chance.randrange(1, 6)):
+            _act(pair, chance, verbs.split())
+            for _ in range(chance.randrange(5)):
+                _disturb(pair, chance, 0.2)
+            if chance.random() < 0.15:
+                pair.sleep(chance.choice((1, 5, 12, 25, 45)), deliver=False)
+        pair.sleep(300)
+        try:
+            _same_is_left(pair)
+        except AssertionError:
+            print(f"seed {seed}", *pair.sent, sep="\n")
+            raise
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_beginnings_and_restarts_among_them(block: int) -> None:
+    """However often both begin at once or forget: one IKE SA at most, the same on both sides."""
+    for seed in range(block * 20, block * 20 + 20):
+        chance = random.Random(seed)
+        pair = make_pair(child=True, liveness=30.0)
+        for _ in range(chance.randrange(3, 10)):
+            verb = chance.choice(["connect", "connect", "restart", "others", "others"])
+            side, path = chance.choice([(pair.a, A_TO_B), (pair.b, Path(B_ADDRESS, A_ADDRESS))])
+            if verb == "connect":
+                side.ike.connect(side.peer, path, pair.now)
+            elif verb == "restart":
+                side.ike = Ike(pad=side.book, random=seeded(f"{side.name} {pair.now}"))
+                side.installed.clear()
+                side.outputs.clear()
+            else:
+                _act(pair, chance, ["rekey_ike", "rekey_child", "probe", "close_ike"])
+            for _ in range(chance.randrange(8)):
+                _disturb(pair, chance, 0.1)
+        pair.sleep(300)
+        try:
+            _same_is_left(pair)
+            assert len(pair.a.ike) <= 1
+            assert len(pair.a.ike.half_open) == len(pair.b.ike.half_open) == 0
+        except AssertionError:
+            print(f"seed {seed}", *pair.sent, sep="\n")
+            raise
+
+
+def _same_is_left(pair: Pair) -> None:
+    for side in (pair.a, pair.b):
+        assert all(sa.state is IkeState.ESTABLISHED for sa in side.ike._by_spi.values())
+        assert len(side.ike._by_spi) == len(side.ike) == len(side.ike._current)
+        assert side.ike.children.spis_in == set(side.installed) == tunnels_told(side)
+    assert {sa.spis for sa in pair.a.ike.sas()} == {sa.spis for sa in pair.b.ike.sas()}
+    ours = {(c.spi_in, c.spi_out) for c in pair.a.installed.values()}
+    assert ours == {(c.spi_out, c.spi_in) for c in pair.b.installed.values()}
 
 
 def test_days_with_loss_leave_nothing_behind() -> None:

@@ -10,12 +10,15 @@ from agent.datagram import Dropped, Transmit
 from agent.ike.events import Redirected
 from agent.ike.redirect import RedirectClient
 from agent.ike.settings import IkeSettings
-from agent.wire.codes import ExchangeType
+from agent.ike.states import IkeState
+from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import (
     Encrypted,
     EncryptedFragment,
+    KePayload,
     NotifyPayload,
+    SaPayload,
 )
 from agent.wire.redirect import GatewayId
 from tests.support import damage
@@ -28,11 +31,12 @@ from tests.support.exchanges import (
     P,
     following,
 )
-from tests.support.pair import A_TO_B, B_ADDRESS, make_pair
+from tests.support.pair import A_TO_B, B_ADDRESS, ike_proposals, make_pair
 
 if TYPE_CHECKING:
     from agent.ike.extension import Extension
     from agent.wire.message import Message
+    from agent.wire.payloads import Payload
     from tests.support.pair import (
         Datagram,
         Pair,
@@ -153,6 +157,49 @@ def test_first_responses_that_are_damaged() -> None:
     pair.deliver(answer)
     pair.settle()
     assert pair.a.sa.established
+
+
+@pytest.mark.parametrize("kept", [(P.SA,), (P.SA, P.KE), (P.SA, P.NONCE), (P.KE, P.NONCE), ()])
+def test_first_responses_with_an_error_and_a_part_of_the_rest(kept: tuple[int, ...]) -> None:
+    """An error excuses what is missing (§2.21.1); it makes no answer of what is there."""
+    pair, true, _ = _first()
+    pair.deliver(true)
+    answer = following(pair)
+    message = decode_message(answer.data)
+    payloads = [p for p in message.payloads if p.payload_type in kept]
+    error = NotifyPayload(NotifyType.NO_ADDITIONAL_SAS)
+    bad = encode_message(message.header, [*payloads, error])
+    pair.a.ike.receive(answer.arriving, bad, pair.now)
+    assert [o for o in outputs_of(pair.a) if isinstance(o, Transmit)] == []
+    pair.deliver(answer)
+    pair.settle()
+    assert pair.a.sa.established
+
+
+@pytest.mark.parametrize("chosen", ["x25519", "ecp256"])
+@pytest.mark.parametrize("public", ["x25519", "ecp256"])
+def test_first_responses_with_a_group_in_two_places(chosen: str, public: str) -> None:
+    """§2.7, §3.4: what was chosen, what is there and what we sent have to be the same."""
+    pair = make_pair(ike=("aes128gcm16-prfsha256-x25519-ecp256",))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.deliver(following(pair))
+    answer = following(pair)
+    message = decode_message(answer.data)
+    (proposal,) = ike_proposals(f"aes128gcm16-prfsha256-{chosen}")
+    swapped: list[Payload] = []
+    for payload in message.payloads:
+        match payload:
+            case SaPayload():
+                swapped.append(SaPayload((proposal,)))
+            case KePayload(data=data):
+                swapped.append(KePayload({"x25519": 31, "ecp256": 19}[public], data))
+            case _:
+                swapped.append(payload)
+    octets = encode_message(message.header, swapped)
+    pair.a.ike.receive(answer.arriving, octets, pair.now)
+    assert pair.a.sa.state is (
+        IkeState.AUTH_SENT if chosen == public == "x25519" else IkeState.INIT_SENT
+    )
 
 
 @pytest.mark.parametrize("gateway", [ELSEWHERE, NAMED], ids=["address", "name"])

@@ -366,5 +366,26 @@ def test_an_esp_spi_of_zero(exchange: str) -> None:
     pair.b.ike.receive(true.arriving, sealed(message, cipher, *encode_payloads(payloads)), pair.now)
     pair.drain()
     (answer,) = pair.pending
-    assert pair.describe(pair.b, answer.data).endswith(SYNTAX)
+    assert pair.describe(pair.b, answer.data) == f"{exchange}! {SYNTAX}"
     assert len(pair.b.installed) <= before
+    assert len(pair.b.ike) == 0  # §2.21.2, §2.21.3: nothing more is said
+
+
+@pytest.mark.parametrize(
+    ("octets", "says"),
+    [
+        ((P.IDr, b"\x29\0\0\x03"), SYNTAX),
+        ((200, b"\0\x80\0\x04"), CRITICAL),
+    ],
+)
+def test_an_answer_to_ike_auth_that_ends_it(octets: tuple[int, bytes], says: str) -> None:
+    """§2.21.2: these two in the INFORMATIONAL that follows end it too, without a Delete."""
+    pair, true = connecting(3)()
+    message, cipher = payloads_of(pair, true)
+    bad = replace(true, data=sealed(message, cipher, *octets))
+    pair.deliver(bad)
+    pair.play(f"a --> b: INFORMATIONAL? {says}\na <-- b: INFORMATIONAL!")
+    for side in (pair.a, pair.b):
+        assert side.last(IkeSaClosed).reason is CloseReason.PROTOCOL_ERROR
+        assert not side.installed
+        assert not side.ike._by_spi

@@ -6,13 +6,27 @@ import pytest
 
 from agent.datagram import Address, Path, Transmit
 from agent.ike.cookies import STRAY_ANSWERS_IN_ALL
-from agent.ike.crash import CHECKS_PER_ADDRESS, MAX_TOKENS, TOKEN_LENGTH, Tokens, encode_invalid_spi
+from agent.ike.crash import (
+    CHECKS_PER_ADDRESS,
+    MAX_TOKENS,
+    TOKEN_LENGTH,
+    TellToken,
+    Tokens,
+    encode_invalid_spi,
+)
 from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import ChildSaClosed, CloseReason, IkeSaClosed
 from agent.ike.table import Ike
 from agent.wire.codes import ExchangeType, NotifyType
-from agent.wire.message import Header, decode_message, encode_message
+from agent.wire.message import (
+    Header,
+    decode_header,
+    decode_message,
+    encode_message,
+    encode_payloads,
+)
 from agent.wire.payloads import NotifyPayload
+from tests.support.exchanges import payloads_of, sealed
 from tests.support.pair import (
     A_ADDRESS,
     A_TO_B,
@@ -310,6 +324,47 @@ def test_another_token_for_the_same_sa_replaces_the_old() -> None:
     pair.settle()
     pair.a.ike.receive(A_TO_B, shown(pair.a, b"n" * 128), pair.now)
     pair.drain()
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.RESTARTED
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_told_in_the_answer_to_a_rekeying(name: str) -> None:
+    """§4.3: there a responder may tell it that has nothing else to tell."""
+    pair = established(pair_of())
+    side, other = getattr(pair, name), pair.other(getattr(pair, name))
+    side.ike.rekey_ike(side.sa.ike_id, pair.now)
+    pair.drain()
+    pair.deliver(pair.pending.pop(0))
+    answer = next(d for d in pair.pending if decode_message(d.data).header.is_response)
+    pair.pending.clear()
+    message, cipher = payloads_of(pair, answer)
+    token = NotifyPayload(NotifyType.QUICK_CRASH_DETECTION, b"n" * 16, 1)
+    octets = sealed(message, cipher, *encode_payloads([*message.payloads, token]))
+    side.ike.receive(answer.arriving, octets, pair.now)
+    pair.drain()
+    assert side.sa.spis == other.sa.spis
+    side.ike.receive(A_TO_B, shown(side, b"n" * 16), pair.now)
+    pair.drain()
+    assert side.last(IkeSaClosed).reason is CloseReason.RESTARTED
+
+
+def test_what_comes_late_on_the_old_sa_is_not_the_token_of_the_new_one() -> None:
+    pair = established(pair_of())
+    pair.b.submit(TellToken(tokens_of("b")), pair.now)
+    pair.drain()
+    late = pair.pending.pop(0)
+    old = decode_header(late.data).spis
+    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+    pair.play("a --> b: CREATE_CHILD_SA? SA No KE\na <-- b: CREATE_CHILD_SA! SA No KE")
+    # The Delete of the old one is not there yet.
+    while on_the_new := [d for d in pair.pending if decode_header(d.data).spis != old]:
+        pair.pending.remove(on_the_new[0])
+        pair.deliver(on_the_new[0])
+    pair.deliver(late)
+    pair.settle()
+    restart(pair.b)
+    pair.a.ike.check_liveness(pair.a.sa.ike_id, pair.now)
+    pair.settle()
     assert pair.a.last(IkeSaClosed).reason is CloseReason.RESTARTED
 
 

@@ -11,6 +11,7 @@ import pytest
 from agent.datagram import Path
 from agent.ike.create_child_sa import CreateChild
 from agent.ike.events import ChildSaEstablished, CloseReason, IkeSaClosed, IkeSaEstablished
+from agent.ike.identities import COLLISION_SECONDS
 from agent.ike.pad import ChildPolicy, KeyAuth, PskAuth
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import CfgAttributeType, ExchangeType, NotifyType
@@ -512,6 +513,20 @@ def test_the_newer_one_replaces_the_older() -> None:
         assert len(side.installed) == 1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_one_that_the_other_side_begins_much_later_is_newer_too(seed: int) -> None:
+    """Whoever begins anew has a reason to: only what is begun at once is weighed by its SPIs."""
+    pair = make_pair(child=True)
+    pair.a.ike.random = seeded(f"{seed}")
+    established(pair)
+    first = pair.a.sa.spis
+    pair.now += 2 * COLLISION_SECONDS
+    pair.b.ike.connect(pair.b.peer, Path(A_TO_B.remote, A_TO_B.local), pair.now)
+    pair.settle()
+    assert pair.a.sa.spis == pair.b.sa.spis != first
+    assert len(pair.a.installed) == len(pair.b.installed) == 1
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_both_connect_at_once(seed: int) -> None:
     """mediation.md §6: two procedures must end in one IKE SA, in whatever order they meet."""
@@ -559,3 +574,18 @@ def test_a_forged_error_does_not_hurry_the_rest() -> None:
     assert pair.a.events(IkeSaClosed) == []
     pair.sleep(20)
     assert pair.a.sa.established
+
+
+def test_a_forged_error_is_not_why_nobody_answers_later() -> None:
+    pair = make_pair()
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    _answer(pair, NotifyPayload(NotifyType.NO_PROPOSAL_CHOSEN))
+    pair.play(
+        """
+        a --> b: IKE_SA_INIT? SA KE No
+        a <-- b: IKE_SA_INIT! SA KE No
+        """
+    )
+    pair.sleep(120, deliver=False)
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT

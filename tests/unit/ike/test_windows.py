@@ -12,6 +12,7 @@ from agent.ike.exchange import MAX_QUEUED
 from agent.ike.extension import Extension
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType, NotifyType
+from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import NotifyPayload
 from tests.support.pair import A_ADDRESS, A_TO_B, B_ADDRESS, Pair, established, make_pair
 
@@ -54,6 +55,15 @@ def test_the_first_interval_follows_the_measured_round_trip() -> None:
     pair.pending.clear()
     pair.tick(pair.a)
     assert pair.now - sent_at == pytest.approx(IkeSettings().floor_interval)
+
+
+def test_the_round_trip_is_known_after_a_rekeying_too() -> None:
+    pair = _pair()
+    measured = pair.a.sa.rtt
+    assert measured > 0
+    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+    pair.settle()
+    assert pair.a.sa.rtt == pytest.approx(measured, rel=0.5)
 
 
 def test_retransmissions_are_the_same_octets() -> None:
@@ -214,9 +224,14 @@ def _move(pair: Pair, name: str) -> None:
     pair.drain()
 
 
-def test_the_other_side_is_followed() -> None:
+@pytest.mark.parametrize("rekeyed_by", ["", "a", "b"])
+def test_the_other_side_is_followed(rekeyed_by: str) -> None:
     """§2.23: the answers go to where the last proven message came from, and so do requests."""
     pair = _pair(child=True)
+    if rekeyed_by:
+        side = getattr(pair, rekeyed_by)
+        side.ike.rekey_ike(side.sa.ike_id, pair.now)
+        pair.settle()
     _move(pair, "a")
     pair.a.outputs.clear()
     _probe(pair, "a")
@@ -292,6 +307,20 @@ def test_nat_detection() -> None:
         pair.drain()
     assert (pair.a.sa.behind_nat, pair.a.sa.remote_behind_nat) == (True, False)
     assert (pair.b.sa.behind_nat, pair.b.sa.remote_behind_nat) == (False, True)
+
+
+def test_one_of_several_source_addresses_is_enough() -> None:
+    """§2.23: who does not know which of its addresses will be used names them all."""
+    pair = make_pair(settings=IkeSettings(force_encapsulation=False))
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.drain()
+    (request,) = pair.pending
+    message = decode_message(request.data)
+    other = NotifyPayload(NotifyType.NAT_DETECTION_SOURCE_IP, bytes(20))
+    several = encode_message(message.header, [other, *message.payloads, other])
+    pair.b.ike.receive(request.arriving, several, pair.now)
+    (sa,) = pair.b.ike.sas()
+    assert not sa.remote_behind_nat
 
 
 def test_the_kernel_chooses_our_address() -> None:

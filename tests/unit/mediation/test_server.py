@@ -386,6 +386,17 @@ def test_callbacks_end_with_the_registration_of_who_asked() -> None:
     assert not bench.ike.requests
 
 
+@pytest.mark.parametrize(("late", "called_back"), [(0.0, 1), (1.0, 0)])
+def test_a_callback_that_is_not_asked_for_again_is_forgotten(late: float, called_back: int) -> None:
+    bench = Bench()
+    _, i = bench.join("i@x")
+    bench.say(i, question("r@x"), 10.0)
+    bench.join("r@x", "i@x")
+    bench.server.handle_timer(10.0 + MediationSettings().callback_lifetime + late)
+    assert len(bench.ike.requests) == called_back
+    assert not bench.server._wanted
+
+
 def test_callbacks_are_bounded_per_caller_and_per_called() -> None:
     bench = Bench(MediationSettings(connect_burst=1e9))
     _, i = bench.join("i@x")
