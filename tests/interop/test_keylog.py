@@ -266,7 +266,9 @@ def test_proofs_with_strongswan(nats, role, kind, proof):
         names = ["Certificate (37)", "Certificate Request (38)", "Digital Signature (14)"]
         names += ["Fragment (53)"] if kind is KeyKind.RSA else []
     else:
-        pair = with_keys(nats, role, kind, "signature_authentication = no", arguments)
+        pair = with_keys(
+            nats, role, kind, extra="signature_authentication = no", arguments=arguments
+        )
         names = ["(11)"]
     pair.up()
     pair.ours.delete()
