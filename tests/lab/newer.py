@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,10 +115,11 @@ def _missing_tools() -> str:
 
 def _make(made: Path) -> None:
     """Beside it first, so that it is there whole or not at all."""
-    aside = FOLDER / "aside"
-    shutil.rmtree(aside, ignore_errors=True)  # of somebody who was ended over it
+    for left in FOLDER.glob("aside-*"):  # of somebody who was ended over it
+        shutil.rmtree(left, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix="aside-", dir=FOLDER))
     root = aside / "root"
-    root.mkdir(parents=True)
+    root.mkdir()
     try:
         for package in _fetch(aside / "apt"):
             _unpack(package, root)
