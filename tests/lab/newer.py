@@ -71,7 +71,7 @@ def obstacle() -> str:
         probe = subprocess.run(
             inside([CHARON, "--version"]), capture_output=True, text=True, check=False
         )
-    except UnavailableError as error:
+    except (UnavailableError, OSError) as error:  # a checkout that one may only read, a full disk
         return str(error)
     return f"needs mount namespaces: {probe.stderr.strip()}" if probe.returncode else ""
 
