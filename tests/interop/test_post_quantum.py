@@ -1,7 +1,9 @@
 """ML-KEM and additional key exchanges with strongSwan 6: RFC 9242, RFC 9370, and what they meet.
 
-An implementation that shares nothing with ours, on other libraries. The versions of it change until
-its Debian is released: nothing here depends on which it is.
+Its IKE shares nothing with ours; its ML-KEM is OpenSSL's, as the cryptography package's is, for
+which tests/unit/crypto/test_kem.py has published vectors. Its version changes until its Debian is
+released: nothing here depends on which it is. Collisions are in
+tests/interop/test_races_post_quantum.py.
 """
 
 from __future__ import annotations
