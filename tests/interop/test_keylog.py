@@ -40,7 +40,8 @@ class Capture:
         self.folder: Path = nats.lab.folder
         self.path = self.folder / "capture.pcap"
         console = self.folder / "tcpdump"
-        argv = ["tcpdump", "-Z", "root", "-i", "any", "-Q", "in", "--immediate-mode", "-U", "-w"]
+        argv = ["tcpdump", "-Z", "root", "-i", "any", "-Q", "in", "--immediate-mode", "-U"]
+        argv += ["-s", "2048", "-w"]  # without, its buffer is full with eight packets
         with console.open("wb") as stderr:
             self._process = nats.internet.popen(
                 [*argv, str(self.path), "udp port 4500 or udp port 500"], stderr=stderr
