@@ -1,9 +1,9 @@
 """What every test shares: what it needs of the machine, and that nothing skips on CI.
 
 A test marked `netns` needs root, `ip`, `nft` and TUN devices, one marked `strongswan` Debian's
-strongSwan as well, one marked `mlkem` a cryptography package with ML-KEM. Where they are missing
-the test says so and skips; with CI=true in the environment it fails instead, as does any other
-skip.
+strongSwan as well, one marked `newer` strongSwan 6 or tshark (tests/lab/newer.py), one marked
+`mlkem` a cryptography package with ML-KEM. Where they are missing the test says so and skips; with
+CI=true in the environment it fails instead, as does any other skip.
 """
 
 from __future__ import annotations
@@ -58,10 +58,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     obstacle = ""
     if item.get_closest_marker("mlkem") and not supports_group(KeyExchangeId.ML_KEM_768):
         obstacle = "this cryptography package has no ML-KEM"
-    if item.get_closest_marker("strongswan"):
+    elif item.get_closest_marker("strongswan"):
         obstacle = strongswan_obstacle()
     elif item.get_closest_marker("netns"):
         obstacle = netns_obstacle()
+    if not obstacle and item.get_closest_marker("newer"):
+        from tests.lab import newer
+
+        obstacle = newer.obstacle()
     if obstacle:
         pytest.skip(obstacle)
 

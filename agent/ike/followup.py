@@ -25,7 +25,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from agent.ike.errors import InvalidSyntax, StateNotFound
+from agent.ike.errors import InvalidSyntax, StateNotFound, TemporaryFailure
 from agent.ike.exchange import Task, Topic
 from agent.ike.negotiation import exchange_keys, shared_with
 from agent.ike.rules import error_of
@@ -200,6 +200,8 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     pending = pending_of(sa, now)
     if link is None:
         raise InvalidSyntax("no link to an earlier exchange")
+    if sa.state is IkeState.DELETING:
+        raise TemporaryFailure  # as what it follows would be told (RFC 7296 §2.25.2)
     if sa.state is not IkeState.ESTABLISHED or pending is None or link.data != pending.link:
         raise StateNotFound
     ke = message.first(KePayload)

@@ -145,7 +145,7 @@ ACCEPTS: Final[dict[IkeState, frozenset[int]]] = {
     IkeState.ESTABLISHED: _ALL,
     IkeState.SPARE: _ALL,
     IkeState.REPLACED: _ALL,
-    IkeState.DELETING: frozenset({ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL}),
+    IkeState.DELETING: _ALL - {MINE},
     IkeState.CLOSED: frozenset(),
 }
 

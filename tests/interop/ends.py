@@ -46,7 +46,7 @@ def identity(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Proposals in both spellings; the IKE SA and the Child SA."""
+    """Proposals in both spellings, of the IKE SA and the Child SA; empty: what is the default."""
 
     ike: str = IKE
     esp: str = ESP
@@ -196,13 +196,13 @@ def direct_strongswan(
             "peer": {
                 "local_ts": f"{INNER[name]}/32",
                 "remote_ts": f"{INNER[other]}/32",
-                "esp_proposals": suite.esp,
+                "esp_proposals": suite.esp or "default",
                 **(child or {}),
             }
         },
         "version": 2,
         "mobike": False,
-        "proposals": suite.ike,
+        "proposals": suite.ike or "default",
         **({"remote_addrs": SERVER} if initiates else {}),
         **(connection or {}),
     }
@@ -221,7 +221,7 @@ def direct_strongswan(
 
 
 def mediated_ours(
-    host: Namespace, folder: Path, name: str, *, auth: str, proof: str = ""
+    host: Namespace, folder: Path, name: str, *, auth: str, proof: str = "", suite: Suite = GCM
 ) -> OurEnd:
     """Ours, registered at the server under a configured name, by the lines `proof` if given."""
     other = OTHER[name]
@@ -231,7 +231,7 @@ def mediated_ours(
         f'[mediator.medsrv]\naddress = "{SERVER}"\n'
         f'id = "ms@example.org"\nlocal_id = "{pseudonym(name)}"\n{proof}'
         f'[peer.peer]\nmediator = "medsrv"\npseudonym = "{pseudonym(other)}"\n'
-        f"{_our_peer(name, auth, GCM, _single(name), _single(other))}"
+        f"{_our_peer(name, auth, suite, _single(name), _single(other))}"
     )
     return OurEnd(host, folder, name, config)
 
@@ -242,6 +242,7 @@ def mediated_strongswan(
     name: str,
     *,
     auth: str,
+    suite: Suite = GCM,
     proofs: tuple[dict[str, Any], ...] | None = None,
     registration: dict[str, Any] | None = None,
     **options: Any,
@@ -261,6 +262,7 @@ def mediated_strongswan(
                 pseudonym(other),
                 local_ts=f"{INNER[name]}/32",
                 remote_ts=f"{INNER[other]}/32",
+                ike=suite.ike,
             ),
         },
         "secrets": {
@@ -288,14 +290,20 @@ def registration_proofs(name: str, client: str, server: str) -> tuple[dict[str, 
 
 
 def start_server(
-    host: Namespace, folder: Path, kind: str, *, auth: str, psk_both: Sequence[str] = ()
+    host: Namespace,
+    folder: Path,
+    kind: str,
+    *,
+    auth: str,
+    psk_both: Sequence[str] = (),
+    newer: bool = False,
 ) -> Charon | Hearthgate:
     """The mediation server for alice and bob under their configured names, running.
 
     `psk_both`: to whom ours proves itself with the PSK as well.
     """
     if kind == STRONGSWAN:
-        return _strongswan_server(host, folder, auth).start()
+        return _strongswan_server(host, folder, auth, newer).start()
     config = '[mediate]\nlocal_id = "ms@example.org"\n'
     for name in ("alice", "bob"):
         proof = f'psk = "{secret(name)}"' if auth == "psk" else _key_line(f"m-{name}")
@@ -309,7 +317,7 @@ def start_server(
     ).start()
 
 
-def _strongswan_server(host: Namespace, folder: Path, auth: str) -> Charon:
+def _strongswan_server(host: Namespace, folder: Path, auth: str, newer: bool) -> Charon:
     connections: dict[str, Any] = {}
     public = {}
     if auth == "psk":
@@ -324,7 +332,7 @@ def _strongswan_server(host: Namespace, folder: Path, auth: str) -> Charon:
         f"ike-{name}": {"id": pseudonym(name), "secret": secret(name)} for name in ("alice", "bob")
     }
     config = {"connections": connections, **({"secrets": secrets} if auth == "psk" else {})}
-    return Charon(host, folder, config, private={"ms": seed("ms")}, public=public)
+    return Charon(host, folder, config, private={"ms": seed("ms")}, public=public, newer=newer)
 
 
 def _our_peer(name: str, auth: str, suite: Suite, ours: str = "", theirs: str = "") -> str:
@@ -334,9 +342,9 @@ def _our_peer(name: str, auth: str, suite: Suite, ours: str = "", theirs: str = 
         f'id = "{identity(other)}"',
         f'local_id = "{identity(name)}"',
         proof,
-        f'proposals = ["{suite.ike}"]',
-        f'esp_proposals = ["{suite.esp}"]',
     ]
+    lines += [f'proposals = ["{suite.ike}"]'] if suite.ike else []
+    lines += [f'esp_proposals = ["{suite.esp}"]'] if suite.esp else []
     lines += [f"local_ts = {ours}"] if ours else []
     lines += [f"remote_ts = {theirs}"] if theirs else []
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from tests.interop.ends import (
     SERVER,
     OurEnd,
     StrongswanEnd,
+    Suite,
     assert_echo,
     identity,
 )
@@ -65,6 +66,8 @@ def both(
     our_id: str = "",
     extra: str = "",
     arguments: tuple[str, ...] = (),
+    suite: Suite = GCM,
+    newer: bool = False,
 ) -> Both:
     """Both running, we with these `arguments`; the initiator is behind a NAT."""
     places = {"initiator": (nats.operator, "alice"), "responder": (nats.server, "bob")}
@@ -77,7 +80,7 @@ def both(
         our_name,
         f'[peer.peer]\n{address}id = "{identity(name)}"\n'
         f'local_id = "{our_id or identity(our_name)}"\n'
-        f'proposals = ["{GCM.ike}"]\nesp_proposals = ["{GCM.esp}"]\n'
+        f'proposals = ["{suite.ike}"]\nesp_proposals = ["{suite.esp}"]\n'
         f'local_ts = ["{INNER[our_name]}/32"]\nremote_ts = ["{INNER[name]}/32"]\n{our_lines}',
     )
     for file, content in our_files.items():
@@ -89,12 +92,12 @@ def both(
             "peer": {
                 "local_ts": f"{INNER[name]}/32",
                 "remote_ts": f"{INNER[our_name]}/32",
-                "esp_proposals": GCM.esp,
+                "esp_proposals": suite.esp,
             }
         },
         "version": 2,
         "mobike": False,
-        "proposals": GCM.ike,
+        "proposals": suite.ike,
         **({"remote_addrs": SERVER} if role == "responder" else {}),
     }
     charon = Charon(
@@ -104,6 +107,7 @@ def both(
         files=their_files,
         extra=extra,
         plugins=WITH_X509,
+        newer=newer,
     )
     strongswan = StrongswanEnd(host, charon, name)
     ours.start(*arguments)
@@ -114,9 +118,7 @@ def both(
 # -- pinned keys ---------------------------------------------------------------------------------
 
 
-def with_keys(
-    nats: Any, role: str, kind: KeyKind, extra: str = "", arguments: tuple[str, ...] = ()
-) -> Both:
+def with_keys(nats: Any, role: str, kind: KeyKind, **options: Any) -> Both:
     return both(
         nats,
         role,
@@ -132,8 +134,7 @@ def with_keys(
             "pubkey/theirs": public_key_pem(kind, "theirs"),
             "pubkey/ours": public_key_pem(kind, "ours"),
         },
-        extra=extra,
-        arguments=arguments,
+        **options,
     )
 
 
@@ -150,7 +151,7 @@ def with_keys(
 )
 @pytest.mark.parametrize("role", ROLES)
 def test_keys(nats, role, kind, extra, theirs, ours):
-    pair = with_keys(nats, role, kind, extra)
+    pair = with_keys(nats, role, kind, extra=extra)
     pair.up()
     log = pair.strongswan.log
     assert f"(myself) with {theirs} successful" in log, log
@@ -170,7 +171,7 @@ def test_keys(nats, role, kind, extra, theirs, ours):
 )
 def test_without_rfc_7427(nats, role, kind):
     """RFC 4754: strongSwan announces no hashes."""
-    pair = with_keys(nats, role, kind, "signature_authentication = no")
+    pair = with_keys(nats, role, kind, extra="signature_authentication = no")
     pair.up()
     bits = kind.name.removeprefix("P")
     assert f"ECDSA-{bits} signature successful" in pair.strongswan.log, pair.strongswan.log
@@ -187,9 +188,7 @@ def with_certificates(
     theirs: dict[str, Any] | None = None,
     ours: dict[str, Any] | None = None,
     their_root: Issued | None = None,
-    our_id: str = "",
-    extra: str = "",
-    arguments: tuple[str, ...] = (),
+    **options: Any,
 ) -> Both:
     """Each side with a CA of its own between its certificate and the root."""
     our_name = "alice" if role == "initiator" else "bob"
@@ -220,9 +219,7 @@ def with_certificates(
             "x509ca/root.pem": root.pem,
             **({"x509ca/other.pem": their_root.pem} if their_root else {}),
         },
-        our_id=our_id,
-        extra=extra,
-        arguments=arguments,
+        **options,
     )
 
 

@@ -1,32 +1,49 @@
 """Redirect (RFC 5685) with strongSwan 5.9.8, and a mediation server of ours that is drained.
 
 strongSwan as a client follows redirects in IKE_SA_INIT and INFORMATIONAL; one in IKE_AUTH ends
-charon 5.9.8 (double free). As a gateway it has `swanctl --redirect`, and no more without a plugin.
+charon 5.9.8 (double free), strongSwan 6 follows it too. As a gateway it has `swanctl --redirect`,
+and no more without a plugin.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.engine.entries import PeerEntry
+from agent.ike.pad import ChildPolicy, Peer, PskAuth
+from agent.ike.redirect import gateway_factory, redirection
+from agent.ipsec import Grants
+from agent.ipsec.spd import ALL
 from agent.operations.lab import PUBLIC
+from agent.wire.codes import ProtocolId
+from agent.wire.payloads import Identification
+from agent.wire.proposals import parse_proposals
+from agent.wire.redirect import GatewayId
+from agent.wire.selectors import TrafficSelector
 from tests.bench.machines import our_three
 from tests.interop.ends import (
+    GCM,
     INNER,
     OURS,
+    PEER_SECRET,
     SERVER,
     StrongswanEnd,
     assert_echo,
     direct_ours,
     direct_strongswan,
+    identity,
     mediated_strongswan,
     start_server,
 )
+from tests.interop.machine import Machine
 from tests.lab.daemon import Hearthgate, public_text
 from tests.lab.scenario import seed
+from tests.lab.vici import ViciError
 
 if TYPE_CHECKING:
     import subprocess
@@ -193,6 +210,57 @@ def test_strongswan_is_redirected_in_ike_sa_init(nats):
     assert first.agent.peer("peer")["state"] == "idle"
 
 
+@pytest.mark.newer
+def test_strongswan_6_is_redirected_in_ike_auth(nats):
+    """What ends charon 5.9.8. By an engine, since our daemon spares strongSwan that (see below)."""
+    folder, host = nats.lab.folder, second_host(nats)
+    first = Machine(nats.server, SERVER, gateway(), name="first")
+    told = [redirection(GatewayId.of_host(SECOND))]
+    attachment = first.ike.attachment
+    elsewhere = gateway_factory(lambda sa: told.pop() if told else [])
+    attachment._responder = (elsewhere, *attachment._responder)
+    second = direct_ours(host, folder / "bob2", "bob", auth="psk", initiates=False)
+    alice = direct_strongswan(
+        nats.operator,
+        folder / "alice",
+        "alice",
+        auth="psk",
+        initiates=True,
+        connection={"local_port": 4500, "remote_port": 4500},
+        newer=True,
+    )
+    for end in (second, alice):
+        end.start()
+    with contextlib.suppress(ViciError):  # timeout -1: it does not wait, and says so
+        alice.charon.vici("initiate", {"child": "peer", "timeout": -1})
+    with contextlib.closing(first):
+        assert first.run(lambda: bool(alice.charon.children("peer")), 10), alice.log
+        assert first.run(lambda: not first.sas), first.moved
+    assert "us --> them: IKE_AUTH! IDr AUTH N(REDIRECT)" in first.moved
+    second.wait_up()
+    assert_echo(alice, second)
+
+
+def gateway() -> PeerEntry:
+    """How bob sees alice."""
+    auth = PskAuth(secret=PEER_SECRET.encode())
+    peer = Peer(
+        name="alice",
+        local_id=Identification.parse(identity("bob")),
+        remote_id=Identification.parse(identity("alice")),
+        local_auth=auth,
+        remote_auth=auth,
+        proposals=parse_proposals((GCM.ike,), ProtocolId.IKE),
+        child=ChildPolicy(
+            name="net",
+            local_ts=(TrafficSelector.parse(f"{INNER['bob']}/32"),),
+            remote_ts=(TrafficSelector.parse(f"{INNER['alice']}/32"),),
+            proposals=parse_proposals((GCM.esp,), ProtocolId.ESP),
+        ),
+    )
+    return PeerEntry(name="alice", peer=peer, grants=Grants(ALL))
+
+
 # -- strongSwan as client ------------------------------------------------------------------------
 
 
@@ -220,7 +288,7 @@ class Servers:
 
 
 def test_strongswan_comes_to_a_drained_mediator(nats):
-    """Not in IKE_AUTH, which ends charon 5.9.8, but as soon as that is over."""
+    """Not in IKE_AUTH but right after: nothing tells 5.9.8, which ends over it, from others."""
     servers = Servers(nats)
     servers.drain()
     servers.alice.start()

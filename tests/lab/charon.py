@@ -1,5 +1,7 @@
 """Debian's strongSwan as a real peer, one instance in each namespace (../shared/lab/strongswan.md).
 
+5.9.8 as installed, or strongSwan 6 of tests/lab/newer.py.
+
 ESP by the plugin kernel-libipsec (userspace), so that it runs on every kernel. The configuration
 is a nested dict in the words of swanctl.conf; keys are ours, written as PEM files.
 """
@@ -15,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.lab import newer as newer_programs
 from tests.lab.vici import Vici, ViciError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from agent.operations.lab import Namespace
 
-PROGRAM = "/usr/lib/ipsec/charon"
 PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs8 pubkey curve25519 hmac sha1 sha2 kdf aes gcm ccm chapoly "
     "xcbc cmac drbg vici kernel-libipsec kernel-netlink socket-default updown"
@@ -105,13 +107,15 @@ class Charon:
         extra: str = "",
         plugins: str = PLUGINS,
         files: Mapping[str, bytes] | None = None,
+        newer: bool = False,
     ) -> None:
         """`private`: file name → seed of its own key; `public`: file name → seed of another's.
 
-        `files`: further ones, such as "x509ca/root.pem", → content.
+        `files`: further ones, such as "x509ca/root.pem", → content. `newer`: strongSwan 6.
         """
         self.host = host
         self.folder = folder
+        self._newer = newer
         self._process: subprocess.Popen[bytes] | None = None
         swanctl = folder / "swanctl"
         for name in ("private", "pubkey", "x509", "x509ca"):
@@ -147,11 +151,10 @@ class Charon:
             "SWANCTL_DIR": str(self.folder / "swanctl"),
         }
         # Its pid file is always /run/charon.pid: a /run of its own keeps several apart.
-        script = f"mount -t tmpfs tmpfs /run && exec {PROGRAM}"
+        script = 'mount -t tmpfs tmpfs /run && exec "$@"'
+        argv = ["unshare", "-m", "sh", "-c", script, "sh", *self._program([newer_programs.CHARON])]
         with (self.folder / "console").open("wb") as console:
-            self._process = self.host.popen(
-                ["unshare", "-m", "sh", "-c", script], env=env, stdout=console, stderr=console
-            )
+            self._process = self.host.popen(argv, env=env, stdout=console, stderr=console)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -162,8 +165,12 @@ class Charon:
                     raise RuntimeError(f"charon did not start:\n{self.log[-2000:]}") from None
                 time.sleep(0.01)
         uri = f"unix://{self.folder / 'vici'}"
-        self.host.run(["swanctl", "--load-all", "--noprompt", "--uri", uri], env=env)
+        load = self._program(["swanctl", "--load-all", "--noprompt", "--uri", uri])
+        self.host.run(load, env=env)
         return self
+
+    def _program(self, argv: Sequence[str]) -> list[str]:
+        return newer_programs.inside(argv) if self._newer else list(argv)
 
     def stop(self) -> None:
         """End it by its pid, as a service manager does; it deletes its SAs. Can be repeated."""

@@ -59,7 +59,7 @@ def mediated_connection(
     *,
     local_ts: str,
     remote_ts: str,
-    **more: Any,
+    ike: str = IKE,
 ) -> dict[str, Any]:
     """strongSwan's connection to a peer called `pseudonym` by way of connection `medsrv`."""
     return {
@@ -70,6 +70,5 @@ def mediated_connection(
         "mobike": False,
         "mediated_by": "medsrv",
         "mediation_peer": pseudonym,
-        "proposals": IKE,
-        **more,
+        "proposals": ike,
     }

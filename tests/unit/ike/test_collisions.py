@@ -29,6 +29,7 @@ with the first IKE SA begun by us and by the peer.
 | we rekey the IKE SA, peer creates or rekeys a Child SA       | 2.25.2           | child_meets_our_ike_rekey   |
 | we rekey the IKE SA, peer closes a Child SA: with Delete     | 2.25.2           | close_meets_our_ike_rekey   |
 | we close the IKE SA, peer rekeys it: TEMPORARY_FAILURE       | 2.25.2           | ike_rekey_meets_our_close   |
+| … or is in the follow-ups of it or of a Child SA: the same   | 2.25.2           | follow_ups_meet_our_close   |
 | we rekey the IKE SA, peer closes it: as usual, forget        | 2.25.2           | ike_close_meets_our_rekey   |
 | both close the IKE SA                                        | 2.25.2           | ike_closed_by_both          |
 | we close the IKE SA, peer creates, rekeys, closes a Child SA | 2.25.2, 1.4.1    | child_meets_our_ike_close   |
@@ -700,6 +701,27 @@ def test_child_meets_our_ike_close(swap: bool, what: str) -> None:
         a <-- b: {OURS[what]}
         a --> b: INFORMATIONAL? D(IKE)
         a --> b: {answer}
+        a <-- b: INFORMATIONAL!
+        """
+    )
+    _all_gone(s)
+
+
+@pytest.mark.parametrize("what", ["ike", "child"])
+def test_follow_ups_meet_our_close(swap: bool, what: str) -> None:
+    s = sides(swap, ike=IKE + "-ke1_ecp256", esp=ESP + "-ke1_ecp256")
+    if what == "ike":
+        s.rekey_ike(s.them)
+        s.play(f"a <-- b: {IKE_REKEY}\na --> b: {IKE_OK} {LINK}")
+    else:
+        s.rekey_child(s.them)
+        s.play(f"a <-- b: {CHILD_REKEY}\na --> b: {CHILD_OK} {LINK}")
+    s.close_ike(s.us)
+    s.play(
+        f"""
+        a <-- b: IKE_FOLLOWUP_KE? KE {LINK}
+        a --> b: INFORMATIONAL? D(IKE)
+        a --> b: IKE_FOLLOWUP_KE! N(TEMPORARY_FAILURE)
         a <-- b: INFORMATIONAL!
         """
     )
