@@ -15,25 +15,31 @@ class Stage(Enum):
     """Where an attempt stands.
 
         initiator  ASKED --response--> RELAYED --ME_RESPONSE--> CHECKING --nominated--> CHOSEN
-        responder               ANSWERED --acknowledged, or a check--> CHECKING --INIT--> CHOSEN
+        responder  HELD --head start over--> ANSWERED --acknowledged, or a check--> CHECKING
+                   CHECKING --INIT--> CHOSEN
 
     A lost response of the mediator does no harm: ME_RESPONSE leads to CHECKING from ASKED as well.
     """
 
     ASKED = auto()
     RELAYED = auto()
+    HELD = auto()
     ANSWERED = auto()
     CHECKING = auto()
     CHOSEN = auto()
 
 
 class Attempt:
-    """See the module. `deadline`: when it ends as a failure, whatever its stage."""
+    """See the module. `deadline`: when it ends as a failure, whatever its stage.
+
+    `held_until`: when a responder's answer goes out.
+    """
 
     __slots__ = (
         "checklist",
         "connect_id",
         "deadline",
+        "held_until",
         "is_initiator",
         "key",
         "local",
@@ -51,6 +57,7 @@ class Attempt:
         key: bytes,
         local: tuple[LocalEndpoint, ...],
         deadline: float,
+        held_until: float = 0.0,
     ) -> None:
         self.connect_id = connect_id
         self.pseudonym = pseudonym
@@ -58,6 +65,7 @@ class Attempt:
         self.key = key
         self.local = local
         self.deadline = deadline
-        self.stage = Stage.ASKED if is_initiator else Stage.ANSWERED
+        self.held_until = held_until
+        self.stage = Stage.ASKED if is_initiator else Stage.HELD
         self.checklist: Checklist | None = None
         self.reported = 0  # number of the pair that was told as path, 0 = none

@@ -31,6 +31,7 @@ from agent.mediation.events import (
     PeerOnline,
 )
 from agent.mediation.messages import BAD_SYNTAX, FAILED, ConnectMessage, decode_connect
+from agent.mediation.settings import answered_from
 from agent.wire.codes import NotifyType, is_error_notify
 from agent.wire.errors import WireError
 from agent.wire.mediation import decode_check
@@ -226,6 +227,7 @@ class Calls:
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         for attempt in list(self._attempts.values()):
+            self._release(attempt, now)
             if attempt.checklist is not None:
                 attempt.checklist.handle_timer(now)
                 self._follow(attempt, now)
@@ -246,6 +248,8 @@ class Calls:
         due: list[float] = []
         for attempt in self._attempts.values():
             due.append(attempt.deadline)
+            if attempt.stage is Stage.HELD:
+                due.append(attempt.held_until)
             if attempt.checklist is None:
                 continue
             if (at := attempt.checklist.next_timeout()) is not None:
@@ -264,7 +268,7 @@ class Calls:
         """What still needed the mediator fails; checks go on without it."""
         self._waiting.clear()  # strongSwan forgets them; so do we, and start over
         for attempt in list(self._attempts.values()):
-            if attempt.stage in (Stage.ASKED, Stage.RELAYED):
+            if attempt.stage in (Stage.ASKED, Stage.RELAYED, Stage.HELD):
                 self._fail(attempt, ConnectFailure.NOT_REGISTERED)
 
     # -- ME_CONNECT, as initiator ----------------------------------------------------------------
@@ -383,6 +387,7 @@ class Calls:
             key=self._random(CONNECT_KEY_LENGTH),
             local=self._line.offers(),
             deadline=now + self._settings.connect_timeout,
+            held_until=answered_from(content.connect_id, now),
         )
         self._attempts[attempt.connect_id] = attempt
         # Key and list are there before the answer goes out: the other side's checks may come first.
@@ -392,6 +397,13 @@ class Calls:
                 client=self._line.name, pseudonym=attempt.pseudonym, connect_id=attempt.connect_id
             )
         )
+        self._release(attempt, now)
+
+    def _release(self, attempt: Attempt, now: float) -> None:
+        """Send our answer if its time has come."""
+        if attempt.stage is not Stage.HELD or now < attempt.held_until:
+            return
+        attempt.stage = Stage.ANSWERED
         self._line.request(
             self._message(attempt, is_response=True),
             lambda message, at: self._on_acknowledged(attempt, message, at),

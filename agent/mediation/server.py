@@ -27,6 +27,8 @@ from agent.mediation.messages import (
     decode_connect,
 )
 from agent.mediation.server_extension import ServerExtension
+from agent.mediation.settings import answered_from
+from agent.records import record
 from agent.wire.codes import ExchangeType, NotifyType
 
 if TYPE_CHECKING:
@@ -43,6 +45,16 @@ if TYPE_CHECKING:
 
 _MAX_WAITING_FOR_ONE = 256
 """Callers that wait for one peer: a public pseudonym cannot be made to call back a crowd."""
+
+
+@record(frozen=True, slots=True)
+class _HeldAnswer:
+    """Of R to I, until I had its head start."""
+
+    until: float
+    caller: Key
+    called: Identification
+    content: ConnectMessage
 
 
 class MediationServer:
@@ -65,6 +77,7 @@ class MediationServer:
         self._online: dict[Key, ServerExtension] = {}
         self._wanted: dict[Key, dict[Key, None]] = {}  # offline → who waits for it
         self._due: deque[Key] = deque()  # those for whom callbacks may have to go out
+        self._held: list[_HeldAnswer] = []  # at most one for each question
         self._outputs: deque[ServerEvent] = deque()
 
     def __len__(self) -> int:
@@ -86,14 +99,18 @@ class MediationServer:
         """Send callbacks. Not where they arise: R's IKE_AUTH response goes out first."""
         while self._due:
             self._call_back(self._due.popleft(), now)
+        self._release(now)
         if self.drain is not None:
             self._redirect(self.drain, now)
 
     def next_timeout(self) -> float | None:
-        """At once (0) while callbacks wait; nothing else here has a time, but for draining."""
+        """At once (0) while callbacks wait; else when an answer is to go on, or for draining."""
         if self._due:
             return 0.0
-        return self.drain.next_timeout if self.drain is not None else None
+        times = [held.until for held in self._held]
+        if self.drain is not None:
+            times.append(self.drain.next_timeout)
+        return min(times, default=None)
 
     def poll_output(self) -> ServerEvent | None:
         """What happened."""
@@ -248,12 +265,23 @@ class MediationServer:
         question = (called.questions or {}).pop(content.connect_id or b"", None)
         if question is None or question[0] != content.peer.key:
             return False
-        caller = self._online.get(question[0])
-        if caller is None:
+        caller, asked = question
+        if caller not in self._online:
             return False
-        self.counters["answered"] += 1
-        self._relay(caller, called.identity, content, lambda message, at: None, now)
+        until = answered_from(content.connect_id or b"", asked)
+        self._held.append(_HeldAnswer(until, caller, called.identity, content))
+        self._release(now)
         return True
+
+    def _release(self, now: float) -> None:
+        """Pass on the answers whose time has come."""
+        due = [held for held in self._held if held.until <= now]
+        self._held = [held for held in self._held if held.until > now]
+        for held in due:
+            caller = self._online.get(held.caller)
+            if caller is not None:
+                self.counters["answered"] += 1
+                self._relay(caller, held.called, held.content, lambda message, at: None, now)
 
     def _forward_failure(
         self, called: ServerExtension, content: ConnectMessage, now: float

@@ -35,8 +35,25 @@ ANSWER_RATE = 40.0
 PRIVATE_WAIT = 0.025
 """How long a private endpoint that was asked can hold up a valid path: a neighbour is this near."""
 
+STRONGSWAN_CONNECT_ID = 4
+"""Octets of the connect IDs that strongSwan's initiators choose."""
+
+HEAD_START = 0.05
+"""The answer to a question of strongSwan's stays this far behind the mediator's response to it.
+
+Its initiator has a checklist only when a thread of its has seen that response. If another thread
+is the first to see the answer, close behind it, then the answer finds no checklist and the attempt
+is dead for good (mediation.md §6). The threads of a busy machine need milliseconds to get in order;
+strongSwan waits a second anyhow before it uses a path, and ours need no head start.
+"""
+
 MAX_IDENTITY = 256
 """Octets of an identity in IDp: with 17 endpoints the message still fits one datagram."""
+
+
+def answered_from(connect_id: bytes, asked: float) -> float:
+    """When the answer to a question of the time `asked` may go on its way."""
+    return asked + (HEAD_START if len(connect_id) == STRONGSWAN_CONNECT_ID else 0.0)
 
 
 @record(frozen=True, slots=True, kw_only=True)

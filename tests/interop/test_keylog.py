@@ -40,8 +40,10 @@ class Capture:
         self.folder: Path = nats.lab.folder
         self.path = self.folder / "capture.pcap"
         console = self.folder / "tcpdump"
-        argv = ["tcpdump", "-Z", "root", "-i", "any", "-Q", "in", "--immediate-mode", "-U"]
-        argv += ["-s", "2048", "-w"]  # without, its buffer is full with eight packets
+        # Octets of a packet: by default 256 kB, and the buffer holds a handful, too few if tcpdump
+        # has to wait for its turn on a busy machine.
+        argv = ["tcpdump", "-Z", "root", "-i", "any", "-s", "2048"]
+        argv += ["-Q", "in", "--immediate-mode", "-U", "-w"]
         with console.open("wb") as stderr:
             self._process = nats.internet.popen(
                 [*argv, str(self.path), "udp port 4500 or udp port 500"], stderr=stderr
@@ -56,6 +58,8 @@ class Capture:
         time.sleep(0.2)  # what is on its way
         self._process.send_signal(signal.SIGINT)
         self._process.wait(5)
+        said = (self.folder / "tcpdump").read_text()
+        assert "\n0 packets dropped by kernel" in said, said
         lines = [line for path in keylogs for line in path.read_text().splitlines()]
         return dissect(self.folder, self.path, list(dict.fromkeys(lines)))
 

@@ -98,7 +98,8 @@ def test_a_killed_gateway_is_back_by_itself_within_seconds(nats):
     bob.start()
     started = time.monotonic()
     while not alice.host.ping(address, count=1, seconds=0.3):
-        assert time.monotonic() - started < 5, f"{alice.log[-4000:]}\n{bob.log[-4000:]}"
+        # Without the proof: 30 s until alice asks, and 40 more. A busy machine needs a few.
+        assert time.monotonic() - started < 15, f"{alice.log[-4000:]}\n{bob.log[-4000:]}"
     assert_echo(alice, bob)
     assert "was restarted" in alice.log
     assert len(bob.status()["peers"]) == 1

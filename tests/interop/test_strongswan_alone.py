@@ -1,6 +1,10 @@
 """strongSwan with strongSwan, mediated through two NATs: proof of the harness.
 
-What fails here is the laboratory, never us: none of our code but the NATs is in it.
+What fails here is the laboratory, never us: none of our code but the NATs is in it. 20 ms one way
+per side, because without any delay its initiator loses a race against itself about once in a
+hundred times: an answer that comes right behind the server's response may be taken by a thread that
+is faster than the response's, and finds no checklist (`HEAD_START` in agent/mediation/settings.py).
+Where our side takes part it keeps them apart, so the kernel's NATs are for test_mediated.py.
 """
 
 from __future__ import annotations
@@ -66,9 +70,8 @@ def start_three(nats: TwoNats) -> tuple[Charon, Charon, Charon]:
     return server, peers[0], peers[1]
 
 
-@pytest.mark.parametrize("delay", [0, 20])
-def test_two_peers_meet_through_two_nats(lab, delay):
-    nats = two_user_nats(lab, "--delay", str(delay)) if delay else TwoNats.build(lab)
+def test_two_peers_meet_through_two_nats(lab):
+    nats = two_user_nats(lab, "--delay", "20")
     _, gateway, operator = start_three(nats)
     assert not nats.operator.ping(TwoNats.GATEWAY, seconds=0.3)
     operator.initiate("peer")

@@ -67,7 +67,7 @@ def test_examples_of_the_standard(name):
     assert not modbus.answer_fits(request, bytes((request[0] ^ 1,)) + answer[1:])
 
 
-@pytest.mark.parametrize("name", set(EXAMPLES) - {"return query data"})
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"return query data"}))
 def test_a_request_cut_or_lengthened_anywhere_is_refused(name):
     request = bytes.fromhex(EXAMPLES[name][0])
     for length in range(len(request)):

@@ -19,7 +19,7 @@ from agent.mediation.events import (
     PeerOnline,
 )
 from agent.mediation.messages import BAD_SYNTAX, FAILED, ConnectMessage
-from agent.mediation.settings import MediationSettings
+from agent.mediation.settings import HEAD_START, MediationSettings
 from agent.wire.codes import EndpointType, ExchangeType, NotifyType
 from agent.wire.mediation import MeEndpoint
 from agent.wire.message import Header, Message
@@ -33,6 +33,9 @@ OWN = Identification.key_id(b"m" * 32)
 LOWER = Identification.key_id(b"a" * 32)
 HIGHER = Identification.key_id(b"z" * 32)
 HOME = Address.parse("192.168.1.10", 4500)
+OURS = b"cccccccc"
+"""A connect ID as long as we make them, and one as strongSwan does."""
+STRONGSWANS = b"cccc"
 OFFER = (MeEndpoint.of(EndpointType.HOST, Address.parse("192.168.2.10", 4500)),)
 
 
@@ -109,7 +112,7 @@ class Bench:
 
 
 def question(
-    who: Identification = HIGHER, connect_id: bytes | None = b"cccc", **changes: object
+    who: Identification = HIGHER, connect_id: bytes | None = OURS, **changes: object
 ) -> ConnectMessage:
     values: dict[str, object] = {
         "peer": who,
@@ -324,13 +327,41 @@ def test_a_question_is_answered() -> None:
     ((content, _),) = bench.line.requests
     assert content.is_response
     assert not content.is_callback
-    assert content.connect_id == b"cccc"
+    assert content.connect_id == OURS
     assert content.key not in (None, b"i" * 16)
     assert bench.of(ConnectRequested)
-    assert bench.calls.answers(b"cccc")
+    assert bench.calls.answers(OURS)
     assert not bench.of(Transmit)  # checks begin when the mediator has acknowledged
     bench.reply()
     assert len(bench.of(Transmit)) == 1
+
+
+def test_strongswan_is_answered_after_a_head_start() -> None:
+    """Its thread that takes the mediator's response may be slower than the one for our answer."""
+    bench = Bench()
+    assert bench.receive(question(connect_id=STRONGSWANS), 7.0) == []
+    assert bench.of(ConnectRequested)
+    assert bench.calls.next_timeout() == 7.0 + HEAD_START
+    bench.calls.handle_timer(7.0 + HEAD_START / 2)
+    assert not bench.line.requests
+    bench.calls.handle_timer(7.0 + HEAD_START)
+    ((content, _),) = bench.line.requests
+    assert content.is_response
+    assert content.connect_id == STRONGSWANS
+    bench.calls.handle_timer(8.0)
+    assert len(bench.line.requests) == 1
+    bench.reply(now=8.0)
+    assert len(bench.of(Transmit)) == 1
+
+
+def test_a_registration_lost_during_the_head_start() -> None:
+    bench = Bench()
+    bench.receive(question(connect_id=STRONGSWANS))
+    bench.line.own_id = None
+    bench.calls.registration_lost()
+    assert bench.failure().reason is ConnectFailure.NOT_REGISTERED
+    bench.calls.handle_timer(1.0)
+    assert not bench.line.requests
 
 
 @pytest.mark.parametrize(
@@ -371,7 +402,7 @@ def test_a_new_question_replaces_the_old_one() -> None:
     bench = Bench()
     bench.receive(question())
     assert bench.receive(question(connect_id=b"dddd")) == []
-    assert bench.failure().connect_id == b"cccc"
+    assert bench.failure().connect_id == OURS
     assert bench.failure().reason is ConnectFailure.REPLACED
     assert bench.failure().replaced_by == b"dddd"
     assert len(bench.calls) == 1
@@ -403,7 +434,7 @@ def test_checks_for_unknown_connect_ids_are_not_ours() -> None:
 
 def test_noise_never_raises_and_keeps_no_state() -> None:
     bench = Bench()
-    bench.receive(question())
+    bench.receive(question(connect_id=STRONGSWANS))
     noise = stdlib_random.Random(7)
     valid = bytes.fromhex(
         "00000000000000000000000000000000292025080000000200000054"
@@ -435,13 +466,13 @@ def test_the_higher_identity_gives_its_own_up() -> None:
     own = bench.calls.connect(LOWER, 0.0)
     assert bench.receive(question(LOWER)) == []
     assert bench.failure().connect_id == own
-    assert bench.failure().replaced_by == b"cccc"
+    assert bench.failure().replaced_by == OURS
     bench.reply(index=0)  # the late response to what was given up changes nothing
-    assert bench.calls.answers(b"cccc")
+    assert bench.calls.answers(OURS)
 
 
 def test_connecting_to_a_peer_that_is_calling_joins_its_attempt() -> None:
     bench = Bench()
     bench.receive(question())
-    assert bench.calls.connect(HIGHER, 0.0) == b"cccc"
+    assert bench.calls.connect(HIGHER, 0.0) == OURS
     assert len(bench.line.requests) == 1

@@ -23,7 +23,7 @@ from agent.mediation.messages import (
 )
 from agent.mediation.server import MediationServer
 from agent.mediation.server_extension import ServerExtension
-from agent.mediation.settings import MediationSettings
+from agent.mediation.settings import HEAD_START, MediationSettings
 from agent.wire.codes import EndpointType, ExchangeType, NotifyType
 from agent.wire.mediation import MeEndpoint
 from agent.wire.message import Header, Message
@@ -139,7 +139,12 @@ class Bench:
         return out
 
 
-def question(called: str, connect_id: bytes = b"cccc", **changes: object) -> ConnectMessage:
+OURS = b"cccccccc"
+"""A connect ID as long as we make them, and one as strongSwan does."""
+STRONGSWANS = b"cccc"
+
+
+def question(called: str, connect_id: bytes = OURS, **changes: object) -> ConnectMessage:
     values: dict[str, object] = {
         "peer": Identification.parse(called),
         "connect_id": connect_id,
@@ -203,7 +208,7 @@ def test_relaying_a_question_and_its_answer() -> None:
     assert to == r
     assert relayed.peer == Identification.parse("i@x")
     assert not relayed.is_callback  # never relayed
-    assert (relayed.connect_id, relayed.key, relayed.endpoints) == (b"cccc", b"k" * 16, OFFER)
+    assert (relayed.connect_id, relayed.key, relayed.endpoints) == (OURS, b"k" * 16, OFFER)
     answer = question("i@x", is_callback=False, is_response=True, key=b"r" * 16)
     assert bench.say(r, answer) == []
     to, relayed, _ = bench.ike.requests[-1]
@@ -211,6 +216,48 @@ def test_relaying_a_question_and_its_answer() -> None:
     assert relayed.peer == Identification.parse("r@x")
     assert relayed.is_response
     assert bench.say(r, answer) == [FAILED]  # once
+
+
+def test_the_answer_to_strongswan_gives_it_a_head_start() -> None:
+    """What follows our response to its question closely may be taken before it by its threads."""
+    bench = Bench()
+    _, i = bench.join("i@x")
+    _, r = bench.join("r@x", "i@x")
+    assert bench.say(i, question("r@x", STRONGSWANS), 7.0) == []
+    assert [to for to, *_ in bench.ike.requests] == [r]  # the question goes on at once
+    answer = question("i@x", STRONGSWANS, is_callback=False, is_response=True)
+    assert bench.say(r, answer, 7.001) == []
+    assert bench.say(r, answer, 7.002) == [FAILED]  # once
+    assert bench.server.next_timeout() == 7.0 + HEAD_START
+    bench.server.handle_timer(7.0 + HEAD_START / 2)
+    assert len(bench.ike.requests) == 1
+    bench.server.handle_timer(7.0 + HEAD_START)
+    to, relayed, _ = bench.ike.requests[-1]
+    assert to == i
+    assert relayed.is_response
+    assert bench.server.next_timeout() is None
+    bench.server.handle_timer(8.0)
+    assert len(bench.ike.requests) == 2
+
+
+def test_an_answer_that_took_longer_than_the_head_start_is_not_held() -> None:
+    bench = Bench()
+    _, i = bench.join("i@x")
+    _, r = bench.join("r@x", "i@x")
+    bench.say(i, question("r@x", STRONGSWANS), 7.0)
+    bench.say(r, question("i@x", STRONGSWANS, is_response=True), 7.0 + HEAD_START)
+    assert [to for to, *_ in bench.ike.requests] == [r, i]
+
+
+def test_a_caller_that_goes_during_its_head_start_is_told_nothing() -> None:
+    bench = Bench()
+    _, i = bench.join("i@x")
+    _, r = bench.join("r@x", "i@x")
+    bench.say(i, question("r@x", STRONGSWANS))
+    bench.say(r, question("i@x", STRONGSWANS, is_response=True))
+    bench.leave(i)
+    bench.server.handle_timer(1.0)
+    assert [to for to, *_ in bench.ike.requests] == [r]
 
 
 def test_an_answer_before_the_response_is_relayed() -> None:
@@ -272,7 +319,7 @@ def test_a_refusal_is_forwarded(how: str) -> None:
     assert to == i
     assert told.has_failed
     assert told.peer == Identification.parse("r@x")
-    assert told.connect_id == b"cccc"
+    assert told.connect_id == OURS
 
 
 def test_strongswan_is_told_a_refusal_in_the_least_words() -> None:
