@@ -30,6 +30,7 @@ class MqttService(DeviceService):
         self._peer_at = peer_at
         self._servers: list[asyncio.Server] = []
         self._relays: dict[Relay, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them weakly
         self._reason = ""
         self._counters = {"connections": 0, "refused": 0}
 
@@ -75,7 +76,13 @@ class MqttService(DeviceService):
         """Who is connected."""
         return {"users": sorted(set(self._relays.values())), "counters": dict(self._counters)}
 
-    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of ours: streams would log a traceback for one that the end of all cancels.
+        task = asyncio.create_task(self._relay(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = (writer.get_extra_info("peername") or ("",))[0]
         peer = self._peer_at(address)
         is_full = len(self._relays) >= self.config.connections
