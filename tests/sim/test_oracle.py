@@ -491,7 +491,17 @@ SCENES = [
 ]
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=str)
+@pytest.mark.parametrize(
+    "scene",
+    [
+        pytest.param(
+            scene,
+            marks=pytest.mark.mlkem if "mlkem" in str((scene.ike, scene.esp)) else (),
+            id=str(scene),
+        )
+        for scene in SCENES
+    ],
+)
 def test_tshark_reads_it_all(tmp_path, scene):
     judge(tmp_path, scene)
 
