@@ -29,6 +29,9 @@ if not TYPE_CHECKING:
             for name, method in methods.items():
                 if method is not None and name not in cls.__dict__:
                     setattr(made, name, method)
+            if "__weakref__" in made.__dict__:
+                # Before Python 3.11.3 it is left over from `cls`, and keeps all of that alive.
+                del made.__weakref__
             made.__setattr__ = made.__delattr__ = _refuse
             return made
 

@@ -6,11 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__
-from agent.commands.connecting import Connecting
-from agent.commands.draining import Draining
-from agent.commands.pairing import Pairing
 from agent.commands.part import Events, Part, Send
-from agent.commands.points import Points
 from agent.control import check_request, event_line
 from agent.crypto.auth import key_text
 from agent.errors import StorageError
@@ -26,25 +22,43 @@ class Commands:
     """Finds a command's handler. Errors are HearthgateErrors; the control socket tells them."""
 
     def __init__(self, daemon: Daemon) -> None:
-        connecting = Connecting(daemon)
-        self._parts = (
-            Looking(daemon),
-            connecting,
-            Pairing(daemon),
-            Points(daemon, connecting),
-            Draining(daemon),
-        )
+        self._daemon = daemon
 
     async def handle(self, request: dict[str, Any], send: Send) -> None:
         """Carry out one request; the last line sent is final."""
         name, arguments = check_request(request)
-        word = f"on_{name}"
-        handler = next(getattr(part, word) for part in self._parts if hasattr(part, word))
+        handler = getattr(part_of(name)(self._daemon), f"on_{name}")
         try:
             result = await handler(send, **arguments)
         except BoardError as error:
             raise StorageError(error.sentence) from error
         await send({"final": True, "result": result})
+
+
+def part_of(name: str) -> type[Part]:
+    """The class that handles the command `name` of agent.control.
+
+    Imported when it is first asked for: most boards are only looked at for months.
+    """
+    match name:
+        case "connect" | "disconnect" | "rekey":
+            from agent.commands.connecting import Connecting
+
+            return Connecting
+        case "invite" | "accept" | "peers" | "revoke" | "grant":
+            from agent.commands.pairing import Pairing
+
+            return Pairing
+        case "devices" | "get" | "set":
+            from agent.commands.points import Points
+
+            return Points
+        case "drain":
+            from agent.commands.draining import Draining
+
+            return Draining
+        case _:
+            return Looking
 
 
 class Looking(Part):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.bridge.devices import NAME as DEVICE_NAME
 from agent.bridge.grants import Peer as BridgePeer
 from agent.bridge.grants import Role
-from agent.commands.connecting import DEVICES_SECONDS
+from agent.commands.connecting import DEVICES_SECONDS, Connecting
 from agent.commands.part import Part, Send, patiently
 from agent.errors import UnavailableError, UnknownNameError
-
-if TYPE_CHECKING:
-    from agent.commands.connecting import Connecting
-    from agent.daemon import Daemon
 
 LOCAL = BridgePeer(name="local", role=Role.OWNER)  # whoever may use the control socket
 ANSWER_SECONDS = 65.0  # 256 points of a slow slave
@@ -21,10 +17,6 @@ ANSWER_SECONDS = 65.0  # 256 points of a slow slave
 
 class Points(Part):
     """Devices here and behind peers. A peer that is not connected is connected first."""
-
-    def __init__(self, daemon: Daemon, connecting: Connecting) -> None:
-        super().__init__(daemon)
-        self._connecting = connecting
 
     async def on_devices(self, send: Send, peer: str = "") -> Any:  # noqa: ANN401  # JSON
         """What is behind a peer, or here."""
@@ -67,7 +59,7 @@ class Points(Part):
 
         self.check_known(peer)
         if self.peer_status(peer)["state"] != "up":
-            await self._connecting.on_connect(send, peer)
+            await Connecting(self.daemon).on_connect(send, peer)
         address = self.daemon.tunnels.inner_address(peer)
         if address is None:
             raise UnavailableError(f"{peer}: it has no services of hearthgate's kind.")

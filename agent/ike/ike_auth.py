@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.ike import certificates, ppk, proof, redirect, tickets
+from agent.ike import certificates, ppk, proof, redirect
 from agent.ike.child import ChildSa, announce
 from agent.ike.errors import (
     AuthenticationFailed,
@@ -158,8 +158,11 @@ def on_request(sa: IkeSa, message: Message, now: float) -> Reply:
     sa.peer = peer
     if hs.resumes is None:
         auth = ppk.on_proof(sa, peer, message, auth)
-    elif not tickets.is_still(peer, hs.resumes):
-        raise AuthenticationFailed("the ticket was given to another")
+    else:
+        from agent.ike import tickets  # only a server has any
+
+        if not tickets.is_still(peer, hs.resumes):
+            raise AuthenticationFailed("the ticket was given to another")
     proof.check(sa, peer, idi, auth, message)
     _check_suite(sa, peer)
     sa.remote_id = idi.identity

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.crypto.keymat import resumed_skeyseed
-from agent.crypto.ticket import InvalidTicket, tag_of
 from agent.datagram import Path
 from agent.ike import ike_auth, ike_sa_init, redirect
 from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError
@@ -27,7 +26,6 @@ from agent.ike.negotiation import NONCE_LENGTH
 from agent.ike.resumption import resumption_of
 from agent.ike.rules import check, error_of, nonce_of
 from agent.ike.states import IkeState, When
-from agent.ike.tickets import resumed_by
 from agent.wire.codes import ExchangeType, NotifyType
 from agent.wire.errors import UnsupportedCriticalPayload
 from agent.wire.message import NO_SPI, decode_message, encode_message
@@ -162,12 +160,15 @@ def _on_acceptance(sa: IkeSa, path: Path, message: Message, now: float) -> None:
 
 
 # -- responder -----------------------------------------------------------------------------------
+# `crypto.ticket` and `tickets` are imported here: only a mediation server has any.
 
 
 def on_request(
     table: Ike, tickets: Tickets, path: Path, header: Header, data: bytes, now: float
 ) -> None:
     """A first request. Raises Ignored or WireError where it is dropped without an answer."""
+    from agent.crypto.ticket import InvalidTicket
+
     message = ike_sa_init.first_request(table, path, header, data, now)
     if message is None:
         return
@@ -194,6 +195,9 @@ def _accept(
     now: float,
 ) -> None:
     """Make a half-open SA and answer. Raises InvalidTicket, ProtocolError, Ignored."""
+    from agent.crypto.ticket import InvalidTicket, tag_of
+    from agent.ike.tickets import resumed_by
+
     state = tickets.open(ticket, now)
     sa = table.new_sa(IkeState.HALF_OPEN, path, is_initiator=False, started_by_us=False)
     sa.remote_spi = message.header.initiator_spi

@@ -69,20 +69,32 @@ class Pinging:
 
     def __init__(self, host: Namespace, folder: Path, address: str) -> None:
         self._said = folder / f"ping-{address.replace(':', '-')}"
+        self._started = time.monotonic()
         with self._said.open("wb") as said:
             self._process: subprocess.Popen[bytes] = host.popen(
                 ["ping", "-i", str(INTERVAL), "-W", "2", address], stdout=said, stderr=said
             )
 
     def lost(self) -> int:
-        """How many of them were not answered; ends it."""
-        time.sleep(0.1)
+        """How many of those until now were not answered; ends it.
+
+        Not ping's own count: what is under way when it ends is lost to it. An answer to an echo
+        of after this call is waited for, and each one before that must have one too.
+        """
+        now = time.monotonic()
+        later = int((now - self._started) / INTERVAL) + 3  # ping may send one ahead of its time
+        while not (answered := self._answered()) or max(answered) < later:
+            assert time.monotonic() < now + 5, self._said.read_text()
+            time.sleep(INTERVAL)
         self._process.send_signal(2)
         self._process.wait(5)
-        said = self._said.read_text()
-        sent, back = re.search(r"(\d+) packets transmitted, (\d+) received", said).groups()
-        assert int(sent) > 10, said
-        return int(sent) - int(back)
+        assert len(answered) > 10, answered
+        return max(answered) - len(answered)
+
+    def _answered(self) -> set[int]:
+        """Numbers of the echoes, which begin at 1, that came back."""
+        whole = self._said.read_text().rpartition("\n")[0]
+        return {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", whole)}
 
 
 def mediators(agent: Hearthgate) -> list[tuple[str, str]]:

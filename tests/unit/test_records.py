@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 
 import pytest
@@ -68,6 +71,26 @@ def test_without_repr_nothing_is_shown():
         value: bytes
 
     assert "hidden" not in repr(Secret(b"hidden"))
+
+
+def test_the_class_without_slots_goes():
+    """The one that was decorated; it would stay beside each of over a hundred others."""
+
+    class Before:
+        value: int
+
+        def doubled(self) -> int:
+            return 2 * self.value
+
+    gone = weakref.ref(Before)
+    made = record(frozen=True, slots=True)(Before)
+    del Before
+    gc.collect()
+    assert gone() is None
+    assert made(3).doubled() == 6
+    assert copy.deepcopy(made(3)) == made(3)
+    with pytest.raises(TypeError):
+        weakref.ref(made(3))
 
 
 def test_one_without_fields():

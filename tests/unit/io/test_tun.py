@@ -22,7 +22,7 @@ from agent.ipsec.segments import Coalescer
 from tests.unit.ipsec.packets import tcp, udp
 
 def ip(*words):
-    subprocess.run(["ip", *words], check=True)
+    return subprocess.run(["ip", *words], check=True, stdout=subprocess.PIPE).stdout
 
 def writes(tun, packets):
     coalescer = Coalescer(Offload(tun.vnet, tun.udp_segmentation))
@@ -36,6 +36,9 @@ def ready():
     ip("address", "add", "10.77.2.1/24", "dev", tun.name)
     ip("route", "add", "10.77.1.0/24", "dev", tun.name)
     ip("address", "add", "fd00::2/64", "dev", tun.name, "nodad")
+    # A worker of the kernel makes it ours; until then what comes for it is dropped in silence.
+    while not ip("-6", "route", "show", "table", "local", "fd00::2"):
+        pass
     return tun
 
 def spoken(tun, protocol, kind=None, *, seconds=10):
