@@ -106,7 +106,7 @@ class _Search:
     def __init__(
         self, others: Sequence[Certificate], anchors: Sequence[Certificate], at: WallTime
     ) -> None:
-        self._issuers = [*anchors, *(other for other in others if other not in anchors)]
+        self._issuers = tuple(dict.fromkeys([*anchors, *others]))
         self._anchors = anchors
         self._at = at
         self._signatures = 0
