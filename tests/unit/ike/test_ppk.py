@@ -8,13 +8,15 @@ import pytest
 
 from agent.crypto.algorithms import make_prf
 from agent.crypto.keymat import IkeKeys, mix_ppk
-from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
+from agent.ike.events import CloseReason, IkeKeysDerived, IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import Ppk
+from agent.ike.ppk import use_of
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType, NotifyType, PrfId
 from agent.wire.message import decode_message, encode_message
-from agent.wire.payloads import NotifyPayload
+from agent.wire.payloads import AuthPayload, IdiPayload, NoncePayload, NotifyPayload
 from tests.support.pair import A_TO_B, Pair, make_pair
+from tests.support.rfc_auth import PRF, check_proofs, conversation
 
 OPTIONAL = Ppk(id=b"key 1", secret=b"p" * 32, required=False)
 REQUIRED = replace(OPTIONAL, required=True)
@@ -86,6 +88,39 @@ def test_required_on_both_sides() -> None:
     )
     assert used(pair)
     assert b"pppp" not in repr(pair.a.peer).encode()
+
+
+@pytest.mark.parametrize("ppk", [OPTIONAL, REQUIRED], ids=["optional", "required"])
+def test_it_is_in_what_is_proven_and_in_the_keys(ppk: Ppk) -> None:
+    """Both sides could be wrong in the same way, so it is computed here once more."""
+    psk = b"a shared secret"
+    pair = pair_of(ppk, ppk, psk=psk)
+    seen = conversation(pair)
+    plain = pair.a.last(IkeKeysDerived).keys
+    mixed = mix_ppk(PRF, ppk.secret, plain)
+    check_proofs(pair, seen, [mixed], psk)
+    for side in (pair.a, pair.b):
+        assert side.sa.protection.sk_d == mixed.sk_d != plain.sk_d
+        assert use_of(side.sa).plain is None  # nobody needs it any more
+
+
+def test_without_it_the_proof_is_as_ever() -> None:
+    """NO_PPK_AUTH, and the answer of who takes it: as if there were no PPK."""
+    psk = b"a shared secret"
+    pair = pair_of(OPTIONAL, OTHER, psk=psk)
+    seen = conversation(pair)
+    plain = pair.a.last(IkeKeysDerived).keys
+    auth = pair.message(pair.a, seen[2].data)
+    octets = auth.notify(NotifyType.NO_PPK_AUTH).data
+    assert octets != auth.first(AuthPayload).data
+    with_it = mix_ppk(PRF, OPTIONAL.secret, plain)
+    for keys, data in ((with_it, auth.first(AuthPayload).data), (plain, octets)):
+        nonce = decode_message(seen[1].data).first(NoncePayload).data
+        own_id = PRF(keys.sk_pi, auth.first(IdiPayload).encode())
+        secret = PRF(psk, b"Key Pad for IKEv2")
+        assert data == PRF(secret, seen[0].data + nonce + own_id)
+    assert not used(pair)
+    assert pair.a.sa.protection.sk_d == plain.sk_d
 
 
 @pytest.mark.parametrize("psk", [None, b"a shared secret"], ids=["ed25519", "psk"])
