@@ -17,6 +17,7 @@ from agent.crypto.auth import (
     verify_signature_auth,
 )
 from agent.crypto.public_keys import (
+    MAX_SPKI,
     AnyPublicKey,
     PrivateKey,
     load_any_private_key,
@@ -284,6 +285,8 @@ def test_rfc_4754(kind, method, size):
     assert not public.verify_legacy(method, b"octets", bytes(size))
     assert not public.verify_legacy(method, b"octets", signature[:-1])
     assert not public.verify_legacy(method, b"octets", b"\0" + signature + b"\0")
+    r, s = signature[: size // 2], signature[size // 2 :]
+    assert not public.verify_legacy(method, b"octets", b"\0" + r + b"\0" + s)  # one form only
     for wrong in (1, 2, 3, 9, 10, 11, 14):
         assert public.verify_legacy(wrong, b"octets", signature) is (wrong == method)
 
@@ -337,9 +340,9 @@ def _spki(key, **more) -> bytes:
     )
 
 
-def _rsa_spki(exponent: int) -> bytes:
-    """A key of RSA with any exponent, which no library makes."""
-    modulus = private_key(KeyKind.RSA)._key.public_key().public_numbers().n
+def _rsa_spki(exponent: int, modulus: int = 0) -> bytes:
+    """A key of RSA with any numbers, which no library makes."""
+    modulus = modulus or private_key(KeyKind.RSA)._key.public_key().public_numbers().n
     numbers = [
         encode_element(2, number.to_bytes(number.bit_length() // 8 + 1, "big"))
         for number in (modulus, exponent)
@@ -411,6 +414,15 @@ def test_public_keys_that_are_not_taken():
             AnyPublicKey(octets)
         assert str(caught.value).isprintable()
     serialization.load_der_public_key(compressed)  # the library would take it
+
+
+def test_a_modulus_that_takes_long():
+    """The largest is taken; one with more bits is not, however short its octets are."""
+    assert AnyPublicKey(_rsa_spki(65537, (1 << 8191) + 1)).kind is KeyKind.RSA
+    with pytest.raises(InvalidKey, match="takes too long"):
+        AnyPublicKey(_rsa_spki(65537, (1 << 8192) + 1))
+    with pytest.raises(InvalidKey, match="too long for a public key"):
+        AnyPublicKey(_rsa_spki(65537, (1 << 8 * MAX_SPKI) + 1))
 
 
 def test_an_exponent_that_takes_long():
