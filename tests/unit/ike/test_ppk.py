@@ -15,7 +15,7 @@ from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType, NotifyType, PrfId
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import AuthPayload, IdiPayload, NoncePayload, NotifyPayload
-from tests.support.pair import A_TO_B, Pair, make_pair
+from tests.support.pair import A_TO_B, IKE_PROPOSALS, Pair, make_pair
 from tests.support.rfc_auth import PRF, check_proofs, conversation
 
 OPTIONAL = Ppk(id=b"key 1", secret=b"p" * 32, required=False)
@@ -274,6 +274,45 @@ def test_a_responder_that_leaves_it_out_is_not_believed_where_it_is_required() -
     )
     assert pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
     assert not pair.a.installed
+
+
+WITH_EACH = {
+    "none": None,
+    "optional": OPTIONAL,
+    "required": REQUIRED,
+    "another name": OTHER,
+    "another name, required": replace(OTHER, required=True),
+    "another secret": WRONG,
+    "another secret, required": replace(WRONG, required=True),
+}
+
+
+@pytest.mark.parametrize("ike", [None, "-ke1_ecp256-ke2_ecp384"], ids=["", "IKE_INTERMEDIATE"])
+@pytest.mark.parametrize("a", WITH_EACH)
+@pytest.mark.parametrize("b", WITH_EACH)
+def test_each_mix(a: str, b: str, ike: str | None) -> None:
+    """§3 table 1: never without it where one side requires it, and both sides agree in the end."""
+    one, other = WITH_EACH[a], WITH_EACH[b]
+    pair = make_pair(child=True, ike=(IKE_PROPOSALS[0] + (ike or ""),))
+    for side, ppk in ((pair.a, one), (pair.b, other)):
+        side.book.peers = [replace(side.peer, ppk=ppk)]
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.settle()
+    pair.sleep(60)
+    same_name = one is not None and other is not None and one.id == other.id
+    same = same_name and one.secret == other.secret
+    required = any(ppk is not None and ppk.required for ppk in (one, other))
+    if not same and (required or same_name):  # a name stands for one secret
+        assert not pair.a.ike.sas()
+        assert not pair.b.ike.sas()
+        return
+    assert used(pair) == same
+    for side in (pair.a, pair.b):
+        side.ike.rekey_ike(side.sa.ike_id, pair.now)
+        pair.settle()
+        side.ike.rekey_child(next(iter(side.installed)), pair.now)
+        pair.settle()
+        assert used(pair) == same
 
 
 def test_with_a_cookie() -> None:
