@@ -1,4 +1,4 @@
-"""One IKE SA between two identities: RFC 7296 §2.4 (INITIAL_CONTACT), mediation.md §6.
+"""One IKE SA with a peer between two identities: RFC 7296 §2.4 (INITIAL_CONTACT), mediation.md §6.
 
 A newer IKE SA replaces the older one. Where each side started one at the same time, both sides have
 to keep the same one, in whatever order they saw them.
