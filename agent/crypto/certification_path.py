@@ -55,7 +55,11 @@ def check_certificate(
     """
     if not certificate.names(identity):
         raise InvalidCertificate(f"the certificate of {certificate.name} is not {identity.text}'s")
-    problem = signer_problem(certificate) or _problem(certificate, at)
+    problem = (
+        signer_problem(certificate)
+        or _obstacle_problem(certificate)
+        or time_problem(certificate, at)
+    )
     if problem:
         raise InvalidCertificate(f"the certificate of {certificate.name} {problem}")
     search = _Search(others, anchors, at)
@@ -76,7 +80,7 @@ def issuer_problem(certificate: Certificate) -> str:
         return "is not one of a CA (basicConstraints)"
     if certificate.usages is not None and "key_cert_sign" not in certificate.usages:
         return "does not allow to sign certificates (keyUsage)"
-    return _purpose_problem(certificate)
+    return _purpose_problem(certificate) or _obstacle_problem(certificate)
 
 
 def time_problem(certificate: Certificate, at: WallTime) -> str:
@@ -88,10 +92,8 @@ def time_problem(certificate: Certificate, at: WallTime) -> str:
     return ""
 
 
-def _problem(certificate: Certificate, at: WallTime) -> str:
-    if certificate.obstacle:
-        return f"is of no use: {certificate.obstacle}"
-    return time_problem(certificate, at)
+def _obstacle_problem(certificate: Certificate) -> str:
+    return f"is of no use: {certificate.obstacle}" if certificate.obstacle else ""
 
 
 def _purpose_problem(certificate: Certificate) -> str:
@@ -106,7 +108,7 @@ class _Search:
     def __init__(
         self, others: Sequence[Certificate], anchors: Sequence[Certificate], at: WallTime
     ) -> None:
-        self._issuers = [*anchors, *(other for other in others if other not in anchors)]
+        self._issuers = tuple(dict.fromkeys([*anchors, *others]))
         self._anchors = anchors
         self._at = at
         self._signatures = 0
@@ -133,7 +135,7 @@ class _Search:
         """Why `issuer` may not stand above `path`."""
         if len(path) == MAX_PATH - 1 and issuer not in self._anchors:
             return f"more than {MAX_PATH} certificates lead to the one of {path[0].name}"
-        problem = issuer_problem(issuer) or _problem(issuer, self._at)
+        problem = issuer_problem(issuer) or time_problem(issuer, self._at)
         # RFC 5280 §4.2.1.9: how many CAs may follow, those not counted that renew themselves.
         between = sum(not certificate.is_self_issued for certificate in path[1:])
         if not problem and issuer.path_length is not None and between > issuer.path_length:

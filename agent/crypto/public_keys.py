@@ -55,10 +55,13 @@ class AnyPublicKey:
         if len(spki) > MAX_SPKI:
             raise InvalidKey("this is too long for a public key")
         try:
-            key = serialization.load_der_public_key(spki)
+            # Numbers that make no key (RSA with an exponent of 1) show in one or in the other,
+            # depending on the version of cryptography.
+            self.kind, self._key = _checked(serialization.load_der_public_key(spki))
+        except InvalidKey:
+            raise
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise InvalidKey(f"this is no public key that can be used: {_WANTED}") from None
-        self.kind, self._key = _checked(key)
         if _spki_of(self._key) != spki:
             raise InvalidKey("this public key is not in the encoding that everybody uses")
         if self.kind is KeyKind.ED25519:

@@ -2,10 +2,10 @@
 
 A signature algorithm is known by the octets of its AlgorithmIdentifier, in AUTH payloads as in
 certificates; nothing is parsed, and what is not in the table is not known. Where specifications
-allow several encodings (RSASSA-PSS: parameters of the hash NULL or left out, RFC 4055 §2.1; the
-default trailer field said, as in RFC 7427 A.4.3, or not, as DER wants it) all of them are known and
-one is sent. SHA-1 is in no entry (RFC 8247 §3.2: MUST NOT), nor are DSA and salts of another length
-than the hash.
+allow several encodings (RSASSA-PSS: parameters of each hash NULL or left out, RFC 4055 §2.1; the
+default trailer field said, as in RFC 7427 A.4.3, or not, as DER wants it; PKCS #1 v1.5: parameters
+NULL or left out, RFC 4055 §5) all of them are known and one is sent. SHA-1 is in no entry (RFC 8247
+§3.2: MUST NOT), nor are DSA and salts of another length than the hash.
 
 RFC 4754's methods (ECDSA with the hash that belongs to the curve, r | s as they are) serve peers
 without RFC 7427. RSA Digital Signature (method 1) is left out: it is SHA-1 in practice.
@@ -106,11 +106,13 @@ def _identifier(oid: str, parameters: bytes) -> bytes:
     return encode_element(SEQUENCE, encode_oid(oid), parameters)
 
 
-def _pss(hash_id: HashId, *, null: bool, trailer: bool) -> bytes:
+def _pss(hash_id: HashId, *, null: bool, mask_null: bool, trailer: bool) -> bytes:
     """RSASSA-PSS-params: hash, MGF1 with the same hash, a salt as long as it, trailer field 1."""
     _, oid, salt = _SHA2[hash_id]
-    hashed = encode_element(SEQUENCE, oid, _NULL if null else b"")
-    mgf1 = encode_element(SEQUENCE, encode_oid("1.2.840.113549.1.1.8"), hashed)
+    hashed, masked = (
+        encode_element(SEQUENCE, oid, _NULL if said else b"") for said in (null, mask_null)
+    )
+    mgf1 = encode_element(SEQUENCE, encode_oid("1.2.840.113549.1.1.8"), masked)
     parameters = encode_element(
         SEQUENCE,
         encode_element(0xA0, hashed),
@@ -126,13 +128,17 @@ def _ecdsa_scheme(hash_id: HashId, arc: int) -> Scheme:
     return Scheme(f"ECDSA with {_SHA2[hash_id][0]}", hash_id, algorithm, is_ecdsa=True)
 
 
+def _pkcs1(arc: int, parameters: bytes) -> bytes:
+    return _identifier(f"1.2.840.113549.1.1.{arc}", parameters)
+
+
 def _pkcs1_scheme(hash_id: HashId, arc: int) -> Scheme:
-    algorithm = _identifier(f"1.2.840.113549.1.1.{arc}", _NULL)
+    algorithm = _pkcs1(arc, _NULL)
     return Scheme(f"RSASSA-PKCS1-v1_5 with {_SHA2[hash_id][0]}", hash_id, algorithm)
 
 
 def _pss_scheme(hash_id: HashId) -> Scheme:
-    algorithm = _pss(hash_id, null=True, trailer=False)
+    algorithm = _pss(hash_id, null=True, mask_null=True, trailer=False)
     return Scheme(f"RSASSA-PSS with {_SHA2[hash_id][0]}", hash_id, algorithm, is_pss=True)
 
 
@@ -143,12 +149,14 @@ RSA_PSS: Final = tuple(map(_pss_scheme, _SHA2))
 RSA_PKCS1: Final = tuple(_pkcs1_scheme(hash_id, arc) for arc, hash_id in enumerate(_SHA2, 11))
 SCHEMES: Final = (ED25519, *ECDSA, *RSA_PSS, *RSA_PKCS1)
 
+_BOTH: Final = (True, False)
 _BY_ALGORITHM: Final[dict[bytes, Scheme]] = {
     **{scheme.algorithm: scheme for scheme in SCHEMES},
     **{
-        _pss(scheme.hash, null=null, trailer=trailer): scheme
-        for scheme, null, trailer in product(RSA_PSS, (True, False), (True, False))
+        _pss(scheme.hash, null=null, mask_null=mask_null, trailer=trailer): scheme
+        for scheme, null, mask_null, trailer in product(RSA_PSS, _BOTH, _BOTH, _BOTH)
     },
+    **{_pkcs1(arc, b""): scheme for arc, scheme in enumerate(RSA_PKCS1, 11)},
 }
 
 # RFC 4754 §3: method and hash of each curve, and how long r and s each are.

@@ -1,4 +1,4 @@
-"""One IKE SA between two identities: RFC 7296 §2.4 (INITIAL_CONTACT), mediation.md §6.
+"""One IKE SA with a peer between two identities: RFC 7296 §2.4 (INITIAL_CONTACT), mediation.md §6.
 
 A newer IKE SA replaces the older one. Where each side started one at the same time, both sides have
 to keep the same one, in whatever order they saw them.
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 # Two IKE SAs, started by each of the two within this time, are one collision and not a restart.
 COLLISION_SECONDS: Final = 10.0
 
-Key = tuple[object, object]
+Key = tuple[str, object, object]
 
 
 class Identities:
-    """The established IKE SA of each pair of identities, for peers that are unique."""
+    """The established IKE SA of each peer between each pair of identities, for those unique.
+
+    Two peers may have one pair of identities, each with a proof of its own: a machine that has a
+    tunnel to its mediation server. Who proves the one takes nothing from the other.
+    """
 
     __slots__ = ("_ike_ids",)
 
@@ -32,7 +36,9 @@ class Identities:
         assert sa.peer is not None
         if not sa.peer.unique or sa.peer.remote_id is None:
             return False
-        return _key(sa) not in self._ike_ids
+        # It speaks of the identities (§2.4), whichever peer of ours they are.
+        pair = _key(sa)[1:]
+        return all(key[1:] != pair for key in self._ike_ids)
 
     def on_established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         """End the older one, or the new one if that has to yield."""
@@ -62,7 +68,7 @@ class Identities:
 def _key(sa: IkeSa) -> Key:
     assert sa.peer is not None
     remote = sa.remote_id or sa.peer.remote_id
-    return (sa.peer.local_id.key, remote.key if remote else None)
+    return (sa.peer.name, sa.peer.local_id.key, remote.key if remote else None)
 
 
 def _yields(newer: IkeSa, older: IkeSa, now: float) -> bool:

@@ -119,7 +119,7 @@ class Peer:
     `certificates`: DER, shown with what `local_auth` signs; its own first, then those above it.
 
     `child` None: a childless IKE SA (RFC 6023, mediation). `liveness_seconds` 0: no probes.
-    `unique`: a newer IKE SA between the same identities replaces the older one.
+    `unique`: a newer IKE SA with it between the same identities replaces the older one.
     `auth_seconds`: how long a proof is good, then authentication is repeated (RFC 4478); 0: always.
     `gives_tickets`: as responder we let it resume the IKE SA later (RFC 5723).
     """

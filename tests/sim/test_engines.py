@@ -131,8 +131,10 @@ class Box:
             match output:
                 case Transmit():
                     sent.append(output)
-                case ResolveWanted(key=key):
-                    self.engine.resolved(key, [Path(Address(bytes(4), PORT), SERVER)], now)
+                case ResolveWanted(key=key, host=host):
+                    # One name is used here; a server that takes over is told by its address.
+                    found = Address.parse(host, PORT) if host[0].isdigit() else SERVER
+                    self.engine.resolved(key, [Path(Address(bytes(4), PORT), found)], now)
                 case Packets(writes=writes):
                     self.delivered += [b"".join(w) for w in writes]
                 case _:

@@ -15,7 +15,7 @@ import pytest
 from agent.crypto.keymat import IkeKeys
 from agent.datagram import Address, Path
 from agent.engine import keylog
-from agent.engine.entries import ServerEntry
+from agent.engine.entries import MediatorPlace, ServerEntry
 from agent.engine.events import MediatorChanged, TunnelUp
 from agent.ike.events import IkeKeysDerived, InstallChildSa
 from agent.wire.codes import EncryptionId, IntegrityId, ProtocolId
@@ -144,6 +144,58 @@ def test_tshark_reads_everything(tmp_path, suite):
     for frame in verdict.esp:
         assert "[Good: True]" in frame
         assert "Echo (ping)" in frame
+
+
+def test_a_server_that_is_drained(tmp_path):
+    """REDIRECT and HG_REDIRECT to who is registered, and in IKE_AUTH to who comes later."""
+    network = Network()
+    lines: list[str] = []
+    proposals = parse_proposals((SUITES[0][0],), ProtocolId.IKE)
+    hosts = {
+        "server": "203.0.113.10",
+        "second": "203.0.113.20",
+        "a": "198.51.100.1",
+        "b": "198.51.100.2",
+    }
+    server, second, a, b = (
+        Box(n, h, ike=proposals, key_log=lines.append) for n, h in hosts.items()
+    )
+    for box in (server, second):
+        own = Identification.key_id(box.mediation.public)
+        entry = ServerEntry(key=box.mediation, local_id=own, proposals=proposals)
+        box.engine.serve(entry)
+    for box in (server, second, a, b):
+        network.host(box.name, box, (hosts[box.name], network.public))
+
+    def registered(box: Box) -> bool:
+        return [e.state for e in box.of(MediatorChanged)][-1:] == ["registered"]
+
+    a.register(server, network.now)
+    assert network.run(5, lambda: registered(a))
+    place = MediatorPlace(hosts["second"], 4500, second.mediation.public)
+    server.engine.drain(place, network.now)
+    network.run(5)
+    b.register(server, network.now)
+    network.run(5)
+    assert registered(a)
+    assert registered(b)
+    assert second.engine.status(network.now).server.registered == 2
+    for box in (a, b):
+        box.engine.close(network.now)
+    network.run(2)
+    path = tmp_path / "capture.pcap"
+    trace = [(at, p.source, p.destination, p.data) for at, _, p in network.trace]
+    path.write_bytes(pcap(trace))
+    verdict = dissect(tmp_path, path, list(dict.fromkeys(lines)))
+    assert len(verdict.frames) == len(trace)
+    assert verdict.sealed() == []
+    assert verdict.unknown() <= PRIVATE
+    assert verdict.wrong() == []
+    assert "REDIRECTED_FROM (16408)" in "".join(verdict.ike)
+    for exchange in ("INFORMATIONAL (37)", "IKE_AUTH (35)"):
+        told = [f for f in verdict.ike if exchange in f and "REDIRECT (16407)" in f]
+        assert len(told) == 1, exchange
+        assert "STATUS TYPES (41006)" in told[0]
 
 
 def test_the_judge_notices_wrong_keys(tmp_path):

@@ -458,6 +458,16 @@ SCENES = [
         esp=(f"{ESP}-ke1_mlkem768",),
         unnamed=frozenset({"Transform ID: 36"}),
     ),
+    Scene(
+        "ML-KEM-1024 and a PPK",
+        ordinary,
+        ("Fragment (53)", "PPK_IDENTITY (16436)", "IKE_FOLLOWUP_KE (44)"),
+        ike=(f"{IKE}-ke1_mlkem1024",),
+        esp=(f"{ESP}-ke1_mlkem1024",),
+        a={"ppk": PPK},
+        b={"ppk": PPK},
+        unnamed=frozenset({"Transform ID: 37"}),
+    ),
     *(
         Scene(f"{ike} {esp}", ordinary, ike=(ike,), esp=(esp,))
         for ike, esp in (
@@ -491,16 +501,12 @@ SCENES = [
 ]
 
 
+def _marks(scene: Scene) -> tuple[pytest.MarkDecorator, ...]:
+    return (pytest.mark.mlkem,) if any("mlkem" in text for text in scene.ike) else ()
+
+
 @pytest.mark.parametrize(
-    "scene",
-    [
-        pytest.param(
-            scene,
-            marks=pytest.mark.mlkem if "mlkem" in str((scene.ike, scene.esp)) else (),
-            id=str(scene),
-        )
-        for scene in SCENES
-    ],
+    "scene", [pytest.param(scene, id=scene.name, marks=_marks(scene)) for scene in SCENES]
 )
 def test_tshark_reads_it_all(tmp_path, scene):
     judge(tmp_path, scene)

@@ -314,7 +314,10 @@ def test_a_peer_by_mediator_and_by_address_is_refused():
     assert "not both" in said
 
 
-WEAK = ["short", "a" * 24, "ab" * 12, "password" * 8, "passwordpasswordpass"]
+WEAK = [
+    *("short", "a" * 24, "ab" * 12, "password" * 8, "passwordpasswordpass"),
+    "1011001110001011",  # four characters of anything are no choice
+]
 
 
 @pytest.mark.parametrize("psk", WEAK)
@@ -467,7 +470,9 @@ def test_ppk_file_and_optional():
     [
         ('ppk = "short"\nppk_id = "a"', "too weak"),
         (f'ppk = "{"a" * 40}"\nppk_id = "a"', "too weak"),
+        ('ppk = "acgtacggtacatgcatgcacgtgactagcatca"\nppk_id = "a"', "too weak"),
         (f'ppk = "{PPK}"', "ppk_id"),
+        (f'ppk = "{PPK}"\nppk_id = "{"n" * 256}"', "ppk_id"),
         ('ppk_id = "a"', "says nothing"),
         ("ppk_required = true", "says nothing"),
         (f'ppk = "{PPK}"\nppk_file = "b"\nppk_id = "a"', "not both"),

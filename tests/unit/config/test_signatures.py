@@ -7,6 +7,7 @@ import sys
 
 import cryptography
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -29,7 +30,9 @@ WEAK_RSA = rsa.generate_private_key(65537, 1024).private_bytes(
     serialization.PrivateFormat.PKCS8,
     serialization.NoEncryption(),
 )
+_CONSTRAINED = x509.NameConstraints([x509.DNSName("example.org")], None)
 FILES = {
+    "narrow.pem": issue("narrow", more=((_CONSTRAINED, True),)).pem,
     "root.pem": ROOT.pem,
     "sub.pem": SUB.pem,
     "own.pem": OWN.pem,
@@ -221,6 +224,11 @@ def test_the_name_in_a_certificate():
             'key_file = "bob.pub"\nlocal_key_file = "weak.key"\nlocal_id = "me"',
             'local_key_file = "weak.key"',
             "an RSA key of 1024 bits is too weak: 2048 or more",
+        ),
+        (  # else nobody under it would ever be let in, and that would be said only then
+            'ca_files = ["root.pem", "narrow.pem"]',
+            "ca_files",
+            "CN=narrow is of no use: its names are constrained (nameConstraints)",
         ),
         (
             'ca_files = "root.pem"\nlocal_certificate_files = "own.pem"',

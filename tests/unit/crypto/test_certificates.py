@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from agent.crypto import certification_path
 from agent.crypto.certificates import (
+    MAX_ALT_NAMES,
+    MAX_CERTIFICATE,
     InvalidCertificate,
     load_certificates,
     read_certificate,
@@ -22,7 +24,7 @@ from agent.crypto.public_keys import AnyPublicKey
 from agent.crypto.signatures import ECDSA, ED25519, RSA_PKCS1, RSA_PSS, KeyKind
 from agent.timers import WallTime
 from agent.wire.codes import IdType
-from agent.wire.der import encode_element
+from agent.wire.der import content_of, encode_element, read_elements
 from agent.wire.payloads import Identification
 from tests.support.certificates import (
     ANY_PURPOSE,
@@ -352,6 +354,9 @@ def test_many_that_fit_cost_a_bounded_number_of_signatures(monkeypatch):
     monkeypatch.setattr(AnyPublicKey, "verify_as", counted)
     refused("was not signed by|too many", BOB, *crowd)
     assert count <= MAX_SIGNATURES == certification_path.MAX_SIGNATURES
+    count = 0
+    refused("was not signed by", BOB, *[crowd[1]] * 7)
+    assert count == 1  # what came several times is one
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -409,6 +414,39 @@ def test_weak_keys_and_two_algorithms():
     )
     with pytest.raises(InvalidCertificate, match="two signature algorithms"):
         read_certificate(der)
+
+
+def test_the_longest_certificate():
+    comment = x509.ObjectIdentifier("1.2.3.4")
+    room = MAX_CERTIFICATE - len(BOB.der)
+
+    def padded(octets: int) -> Issued:
+        extension = x509.UnrecognizedExtension(comment, bytes(octets))
+        return issue("bob", SUB, names=NAMES, more=((extension, False),), kind=KeyKind.ED25519)
+
+    check(padded(room - 200), SUB)
+    with pytest.raises(InvalidCertificate, match="too long"):
+        read_certificate(padded(room + 200).der)
+
+
+def test_names_beyond_the_bound_are_nobodys():
+    names = [f"host-{n}.example.org" for n in range(MAX_ALT_NAMES + 2)]
+    many = issue("many", SUB, names=tuple(names))
+    check(many, SUB, identity=Identification.parse(names[MAX_ALT_NAMES - 1]))
+    refused("is not", many, SUB, identity=Identification.parse(names[MAX_ALT_NAMES]))
+
+
+@pytest.mark.parametrize("bits", ["030100", "0300", "03020700", "040100"])
+def test_a_signature_that_is_no_string_of_octets(bits):
+    """BIT STRING without octets, with bits that are left over; another type."""
+    parts = read_elements(content_of(BOB.der, 0x30))
+    last = bytes.fromhex(bits)
+    der = encode_element(0x30, parts[0].octets, parts[1].octets, last)
+    with pytest.raises(InvalidCertificate):
+        check_certificate(read_certificate(der), [SUB.certificate], [ROOT.certificate], BOB_ID, AT)
+    if bits != "030100":
+        with pytest.raises(InvalidCertificate, match="no signature"):
+            read_certificate(der)
 
 
 def test_every_truncation():

@@ -17,6 +17,7 @@ from agent.crypto.auth import (
     verify_signature_auth,
 )
 from agent.crypto.public_keys import (
+    MAX_SPKI,
     AnyPublicKey,
     PrivateKey,
     load_any_private_key,
@@ -36,6 +37,7 @@ from agent.crypto.signatures import (
     scheme_of,
 )
 from agent.wire.codes import AuthMethod, HashId
+from agent.wire.der import encode_element
 from tests.support.keys import private_key
 from tests.support.vectors import vector_json, wycheproof
 
@@ -76,6 +78,22 @@ def test_rsa_pss_as_the_rfc_prints_it():
     assert scheme_of(bytes.fromhex(octets)) is RSA_PSS[0]
 
 
+def test_null_parameters_may_be_left_out():
+    """RFC 4055 §5 for PKCS #1 v1.5, §2.1 for each of the two hashes of RSASSA-PSS."""
+    for scheme in RSA_PKCS1:
+        bare = b"\x30\x0b" + scheme.algorithm[2:-2]
+        assert scheme_of(bare) is scheme
+    sha256 = "0609608648016503040201"
+    one, none = "300d" + sha256 + "0500", "300b" + sha256
+    of_mask = "06092a864886f70d010108"
+    for first, second in ((one, one), (one, none), (none, one), (none, none)):
+        mask = of_mask + second
+        parts = f"a0{len(first) // 2:02x}{first}"
+        parts += f"a1{len(mask) // 2 + 2:02x}30{len(mask) // 2:02x}{mask}a203020120"
+        body = f"06092a864886f70d01010a30{len(parts) // 2:02x}{parts}"
+        assert scheme_of(bytes.fromhex(f"30{len(body) // 2:02x}{body}")) is RSA_PSS[0]
+
+
 # The same, A.1.1, A.2.1, A.2.2, A.3.1, A.4.1, A.4.2: SHA-1 or DSA
 @pytest.mark.parametrize(
     "octets",
@@ -87,8 +105,8 @@ def test_rsa_pss_as_the_rfc_prints_it():
         "300d06092a864886f70d01010a3000",
         "303e06092a864886f70d01010a3031a00b300906052b0e03021a0500a118301606092a864886f70d010108"
         "300906052b0e03021a0500a203020114a303020101",
-        # RSA without NULL, ECDSA with NULL, Ed25519 with NULL, something behind it
-        "300b06092a864886f70d01010b",
+        # RSA with parameters that are not NULL, ECDSA and Ed25519 with NULL, something behind it
+        "300d06092a864886f70d01010b3000",
         "300c06082a8648ce3d0403020500",
         "300706032b65700500",
         "300506032b657000",
@@ -267,6 +285,8 @@ def test_rfc_4754(kind, method, size):
     assert not public.verify_legacy(method, b"octets", bytes(size))
     assert not public.verify_legacy(method, b"octets", signature[:-1])
     assert not public.verify_legacy(method, b"octets", b"\0" + signature + b"\0")
+    r, s = signature[: size // 2], signature[size // 2 :]
+    assert not public.verify_legacy(method, b"octets", b"\0" + r + b"\0" + s)  # one form only
     for wrong in (1, 2, 3, 9, 10, 11, 14):
         assert public.verify_legacy(wrong, b"octets", signature) is (wrong == method)
 
@@ -320,6 +340,18 @@ def _spki(key, **more) -> bytes:
     )
 
 
+def _rsa_spki(exponent: int, modulus: int = 0) -> bytes:
+    """A key of RSA with any numbers, which no library makes."""
+    modulus = modulus or private_key(KeyKind.RSA)._key.public_key().public_numbers().n
+    numbers = [
+        encode_element(2, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+        for number in (modulus, exponent)
+    ]
+    rsa_encryption = bytes.fromhex("300d06092a864886f70d0101010500")
+    bits = encode_element(3, b"\0", encode_element(0x30, *numbers))
+    return encode_element(0x30, rsa_encryption, bits)
+
+
 P256 = ec.derive_private_key(5, ec.SECP256R1())
 
 
@@ -353,6 +385,7 @@ def test_private_keys_that_are_not_taken(make, sentence):
 def test_public_keys_that_are_not_taken():
     good = _spki(P256)
     assert AnyPublicKey(good).kind is KeyKind.P256
+    assert AnyPublicKey(_rsa_spki(65537)).kind is KeyKind.RSA
     point = P256.public_key().public_bytes(
         serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
     )
@@ -365,6 +398,7 @@ def test_public_keys_that_are_not_taken():
     small = _spki(rsa.generate_private_key(65537, 1024))
     off_curve = good[:-1] + bytes((good[-1] ^ 1,))
     bad = (
+        *map(_rsa_spki, (0, 1, 2, 65536)),  # cryptography 38 loads these
         compressed,
         of_pss,
         low_order,
@@ -380,6 +414,15 @@ def test_public_keys_that_are_not_taken():
             AnyPublicKey(octets)
         assert str(caught.value).isprintable()
     serialization.load_der_public_key(compressed)  # the library would take it
+
+
+def test_a_modulus_that_takes_long():
+    """The largest is taken; one with more bits is not, however short its octets are."""
+    assert AnyPublicKey(_rsa_spki(65537, (1 << 8191) + 1)).kind is KeyKind.RSA
+    with pytest.raises(InvalidKey, match="takes too long"):
+        AnyPublicKey(_rsa_spki(65537, (1 << 8192) + 1))
+    with pytest.raises(InvalidKey, match="too long for a public key"):
+        AnyPublicKey(_rsa_spki(65537, (1 << 8 * MAX_SPKI) + 1))
 
 
 def test_an_exponent_that_takes_long():

@@ -210,3 +210,42 @@ def test_the_anchors_of_tunnels_are_none_of_the_mediation():
     )
     assert asked(server) == requests([CertificateAuth(anchors=(ROOT.certificate,))])
     assert asked(server, NotifyPayload(NotifyType.ME_MEDIATION)) == ()
+
+
+def test_a_tunnel_and_a_registration_between_the_same_identities():
+    """Each has a proof of its own, so neither takes the other's place."""
+    tunnel, registration = secret("tunnel"), secret("registration")
+    network = Network()
+    network_of = {"ms": "10.1.0.0/24", "cabin": "10.2.0.0/24"}
+
+    def peer(name: str, other: str) -> str:
+        return (
+            f'[peer.{other}]\nid = "{other}.example.org"\nlocal_id = "{name}.example.org"\n'
+            f'psk = "{tunnel}"\nlocal_ts = "{network_of[name]}"\n'
+            f'remote_ts = "{network_of[other]}"\n'
+        )
+
+    ms = Machine(
+        "ms",
+        SERVER,
+        config=f'[mediate]\naddress = "{SERVER}"\nlocal_id = "ms.example.org"\n'
+        f'[mediate.peer.cabin]\nid = "cabin.example.org"\npsk = "{registration}"\n'
+        f"psk_both = true\n{peer('ms', 'cabin')}",
+    )
+    cabin = Machine(
+        "cabin",
+        HOSTS["cabin"],
+        config=f'[mediator.main]\naddress = "{SERVER}"\nid = "ms.example.org"\n'
+        f'local_id = "cabin.example.org"\npsk = "{registration}"\n'
+        f'{peer("cabin", "ms")}address = "{SERVER}"\n',
+    )
+    for machine in (ms, cabin):
+        address = (machine.hosts[0], network.public)
+        network.host(machine.name, machine, address, link=Link(delay=0.001))
+    assert network.run(5, lambda: cabin.mediator().state == "registered")
+    cabin.engine.connect("ms", network.now)
+    assert network.run(5, lambda: cabin.is_up("ms") and ms.is_up("cabin"))
+    network.run(60)
+    assert cabin.mediator().state == "registered"
+    assert cabin.is_up("ms")
+    assert (cabin.sas, ms.sas) == (2, 2)

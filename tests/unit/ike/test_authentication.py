@@ -13,7 +13,7 @@ from agent.crypto.digest import sha256
 from agent.crypto.public_keys import AnyPublicKey
 from agent.crypto.signatures import ANNOUNCEMENT, ECDSA, RSA_PKCS1, RSA_PSS, KeyKind
 from agent.ike.certificates import MAX_CERTIFICATES, requests, that_fit
-from agent.ike.events import CloseReason, IkeSaClosed
+from agent.ike.events import CloseReason, IkeKeysDerived, IkeSaClosed
 from agent.ike.extension import Extension
 from agent.ike.pad import AnyKeyAuth, CertificateAuth, KeyAuth, PskAuth
 from agent.timers import WallTime
@@ -29,6 +29,7 @@ from agent.wire.payloads import (
 from tests.support.certificates import AT, NOW, YEAR, Issued, issue
 from tests.support.keys import private_key
 from tests.support.pair import A_ADDRESS, A_TO_B, B_ADDRESS, Pair, make_peers, make_side
+from tests.support.rfc_auth import check_proofs, conversation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,18 @@ def in_auth(change: Callable[[list[Payload]], None]) -> tuple[Extension, ...]:
             change(payloads)
 
     return (Meddler(only_there),)
+
+
+# -- what is signed --------------------------------------------------------------------------------
+
+
+def test_each_side_signs_what_the_rfc_says() -> None:
+    """RFC 7296 §2.15, from the datagrams and the keys that are told: SK_pi of who began, SK_pr."""
+    psk = PskAuth(secret=b"0" * 20)
+    by_psk = {"local_auth": psk, "remote_auth": psk}
+    pair = pair_of(by_psk, by_psk)
+    seen = conversation(pair)
+    check_proofs(pair, seen, [pair.a.last(IkeKeysDerived).keys], psk.secret)
 
 
 # -- keys of every kind --------------------------------------------------------------------------

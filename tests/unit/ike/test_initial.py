@@ -502,6 +502,26 @@ def test_initial_contact_after_a_restart() -> None:
     assert pair.a.sa.spis == pair.b.sa.spis
 
 
+def test_two_peers_with_one_pair_of_identities() -> None:
+    """Who proves the one takes nothing from the other, and no first contact is claimed (§2.4)."""
+    psk = PskAuth(secret=b"0" * 20)
+    pair = established(make_pair(child=True))
+    for side in (pair.a, pair.b):
+        other = replace(side.peer, name="other", local_auth=psk, remote_auth=psk)
+        side.book.peers.insert(0, other)
+    pair.now += 100
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.play("""
+        a --> b: IKE_SA_INIT? SA KE No
+        a <-- b: IKE_SA_INIT! SA KE No
+        a --> b: IKE_AUTH? IDi IDr AUTH SA TSi TSr
+    """)
+    pair.settle()
+    for side in (pair.a, pair.b):
+        assert len(side.ike) == len(side.installed) == 2
+        assert not side.events(IkeSaClosed)
+
+
 def test_the_newer_one_replaces_the_older() -> None:
     pair = established(make_pair(child=True))
     pair.now += 100
@@ -542,6 +562,8 @@ def test_both_connect_at_once(seed: int) -> None:
     pair.sleep(60)
     assert len(pair.a.ike) == len(pair.b.ike) == 1
     assert pair.a.sa.spis == pair.b.sa.spis
+    # Of two, that with the lower SPIs: each side has to know it by itself, whatever version it is.
+    assert pair.a.sa.spis == min(event.spis for event in pair.a.events(IkeSaEstablished))
     (ours,), (theirs,) = pair.a.installed.values(), pair.b.installed.values()
     assert ours.spi_in == theirs.spi_out
 

@@ -11,11 +11,17 @@ from dataclasses import replace
 import pytest
 
 from agent.crypto.kex import supports_group
-from agent.crypto.keymat import derive_ike_keys, rekeyed_skeyseed
+from agent.crypto.keymat import derive_ike_keys, mix_ppk, rekeyed_skeyseed
 from agent.datagram import Transmit
 from agent.ike import followup, intermediate
 from agent.ike.create_child_sa import CreateChild
-from agent.ike.events import ChildSaRekeyed, CloseReason, IkeSaClosed, IkeSaEstablished
+from agent.ike.events import (
+    ChildSaRekeyed,
+    CloseReason,
+    IkeKeysDerived,
+    IkeSaClosed,
+    IkeSaEstablished,
+)
 from agent.ike.pad import Ppk
 from agent.ike.states import IkeState
 from agent.ike.suite import Protection
@@ -23,6 +29,7 @@ from agent.wire.codes import ExchangeType, KeyExchangeId, NotifyType
 from agent.wire.message import decode_message, encode_message
 from agent.wire.payloads import KePayload, NotifyPayload, SaPayload, UnknownPayload
 from tests.support.pair import A_TO_B, Pair, established, ike_proposals, make_bare, make_pair
+from tests.support.rfc_auth import PRF, check_proofs, conversation
 
 PLAIN = "aes128gcm16-prfsha256-x25519"
 HYBRID = PLAIN + "-ke1_mlkem768"
@@ -410,6 +417,25 @@ def test_int_auth_is_over_the_message_as_it_was_before_encryption() -> None:
     assert request[28] == 34  # KE
 
 
+@pytest.mark.parametrize("ppk", [None, Ppk(id=b"x", secret=b"p" * 32)], ids=["", "PPK"])
+@pytest.mark.parametrize("rounds", ["-ke1_ecp256", "-ke1_ecp256-ke2_ecp384-ke3_ecp521"])
+def test_int_auth_of_each_round(rounds: str, ppk: Ppk | None) -> None:
+    """A chain over all rounds of a direction, each under its own keys; computed here once more."""
+    psk = b"a shared secret"
+    pair = make_pair(psk=psk, ike=(PLAIN + rounds,))
+    for side in (pair.a, pair.b):
+        side.book.peers = [replace(side.peer, ppk=ppk)]
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    seen = conversation(pair)
+    keys = [event.keys for event in pair.a.events(IkeKeysDerived)]
+    assert len(keys) == 1 + rounds.count("_")
+    if ppk is not None:
+        keys[-1] = mix_ppk(PRF, ppk.secret, keys[-1])
+    check_proofs(pair, seen, keys, psk)
+    assert pair.a.sa.protection.sk_d == keys[-1].sk_d
+    agree(pair)
+
+
 # -- bad input -----------------------------------------------------------------------------------
 
 
@@ -450,29 +476,52 @@ def test_a_bad_round_ends_in_invalid_syntax(payloads: list) -> None:
     assert pair.a.last(IkeSaClosed).reason is not CloseReason.TIMEOUT
 
 
-@pytest.mark.parametrize("data", [b"", bytes(1087), bytes(1089), bytes(1184)])
-def test_a_ciphertext_of_a_wrong_length_ends_the_attempt(data: bytes) -> None:
+def _answer_round(*payloads: KePayload | NotifyPayload) -> Pair:
+    """What b does instead of its half of the round."""
     pair = start()
     pair.play(OPENING)
     pair.pending.clear()
     (sa,) = pair.b.ike._by_spi.values()
     header = sa.header(ExchangeType.IKE_INTERMEDIATE, 1, is_response=True)
-    sealed = sa.protection.seal(header, [KePayload(36, data)], pair.b.ike.random)
+    sealed = sa.protection.seal(header, payloads, pair.b.ike.random)
     pair.a.ike.receive(A_TO_B, sealed, pair.now)
     pair.drain()
+    return pair
+
+
+@pytest.mark.parametrize("data", [b"", bytes(1087), bytes(1089), bytes(1184)])
+def test_a_ciphertext_of_a_wrong_length_ends_the_attempt(data: bytes) -> None:
+    pair = _answer_round(KePayload(36, data))
     assert pair.a.last(IkeSaClosed).reason is CloseReason.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("group", [0, 31, 35, 37, 65535])
+def test_the_right_octets_of_another_method_end_the_attempt(group: int) -> None:
+    """What is due was agreed on (RFC 9370 §2.2.2); nothing else is taken for it."""
+    pair = _answer_round(KePayload(group, bytes(1088)))
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.PROTOCOL_ERROR
+    pair.quiet()
+
+
+@pytest.mark.parametrize(
+    ("notify", "reason"),
+    [
+        (NotifyType.NO_PROPOSAL_CHOSEN, CloseReason.NO_PROPOSAL_CHOSEN),
+        (NotifyType.AUTHENTICATION_FAILED, CloseReason.AUTHENTICATION_FAILED),
+        (8000, CloseReason.REFUSED),
+    ],
+)
+@pytest.mark.parametrize("beside", [(), (KePayload(36, bytes(1088)),)], ids=["alone", "KE"])
+def test_a_round_that_is_answered_with_an_error(notify, reason, beside) -> None:
+    """It ends there and says so, whatever else is in the answer (RFC 9242 §3.4)."""
+    pair = _answer_round(NotifyPayload(notify), *beside)
+    assert pair.a.last(IkeSaClosed).reason is reason
+    pair.quiet()
 
 
 def test_a_ciphertext_that_was_tampered_with_leads_nowhere() -> None:
     """FIPS 203: implicit rejection. Nobody is told; the proof cannot even be read."""
-    pair = start()
-    pair.play(OPENING)
-    pair.pending.clear()
-    (sa,) = pair.b.ike._by_spi.values()
-    header = sa.header(ExchangeType.IKE_INTERMEDIATE, 1, is_response=True)
-    sealed = sa.protection.seal(header, [KePayload(36, bytes(1088))], pair.b.ike.random)
-    pair.a.ike.receive(A_TO_B, sealed, pair.now)
-    pair.drain()
+    pair = _answer_round(KePayload(36, bytes(1088)))
     pair.settle()
     assert not pair.b.events(IkeSaEstablished)
     assert not pair.a.events(IkeSaEstablished)
@@ -761,6 +810,49 @@ def test_a_follow_up_out_of_the_blue() -> None:
     (answer,) = pair.pending
     assert pair.describe(pair.b, answer.data) == "IKE_FOLLOWUP_KE! N(STATE_NOT_FOUND)"
     agree(pair)
+
+
+def _follow_up(pair: Pair, link: bytes, message_id: int) -> str:
+    """What b answers to a follow-up of a with this link."""
+    sa = pair.a.sa
+    header = sa.header(ExchangeType.IKE_FOLLOWUP_KE, message_id, is_response=False)
+    notify = NotifyPayload(NotifyType.ADDITIONAL_KEY_EXCHANGE, link)
+    data = sa.protection.seal(header, [KePayload(36, KEY), notify], pair.a.ike.random)
+    pair.pending.clear()
+    pair.b.ike.receive(A_TO_B, data, pair.now)
+    pair.drain()
+    (answer,) = pair.pending
+    return pair.describe(pair.b, answer.data)
+
+
+def test_only_the_link_that_was_given_goes_on() -> None:
+    """RFC 9370 §2.2.4: it is opaque, and b's; what is pending stays for who has it."""
+    pair = with_child()
+    pair.a.ike.rekey_ike(pair.a.sa.ike_id, pair.now)
+    pair.drain()
+    pair.deliver(pair.pending.pop(0))
+    pending = pair.b.sa.pending
+    link, groups = pending.link, pending.groups
+    wrong = (b"", link[:-1], link + b"\0", link[:-1] + bytes((link[-1] ^ 1,)), bytes(len(link)))
+    for message_id, other in enumerate(wrong, pair.a.sa.outgoing.next_id + 1):
+        assert _follow_up(pair, other, message_id) == "IKE_FOLLOWUP_KE! N(STATE_NOT_FOUND)"
+        assert pair.b.sa.pending is pending
+        assert (pending.link, pending.groups, pending.secrets) == (link, groups, b"")
+
+
+def test_a_link_leads_on_once() -> None:
+    pair = with_child()
+    pair.a.ike.rekey_child(next(iter(pair.a.installed)), pair.now)
+    pair.drain()
+    pair.deliver(pair.pending.pop(0))
+    link = pair.b.sa.pending.link
+    pair.settle()
+    agree(pair)
+    assert pair.b.sa.pending is None
+    before = dict(pair.b.installed)
+    again = _follow_up(pair, link, pair.a.sa.outgoing.next_id)
+    assert again == "IKE_FOLLOWUP_KE! N(STATE_NOT_FOUND)"
+    assert pair.b.installed == before
 
 
 def test_what_is_pending_is_forgotten() -> None:

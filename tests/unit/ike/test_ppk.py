@@ -8,13 +8,15 @@ import pytest
 
 from agent.crypto.algorithms import make_prf
 from agent.crypto.keymat import IkeKeys, mix_ppk
-from agent.ike.events import CloseReason, IkeSaClosed, IkeSaEstablished
+from agent.ike.events import CloseReason, IkeKeysDerived, IkeSaClosed, IkeSaEstablished
 from agent.ike.pad import Ppk
+from agent.ike.ppk import use_of
 from agent.ike.settings import IkeSettings
 from agent.wire.codes import ExchangeType, NotifyType, PrfId
 from agent.wire.message import decode_message, encode_message
-from agent.wire.payloads import NotifyPayload
-from tests.support.pair import A_TO_B, Pair, make_pair
+from agent.wire.payloads import AuthPayload, IdiPayload, NoncePayload, NotifyPayload
+from tests.support.pair import A_TO_B, IKE_PROPOSALS, Pair, make_pair
+from tests.support.rfc_auth import PRF, check_proofs, conversation
 
 OPTIONAL = Ppk(id=b"key 1", secret=b"p" * 32, required=False)
 REQUIRED = replace(OPTIONAL, required=True)
@@ -86,6 +88,39 @@ def test_required_on_both_sides() -> None:
     )
     assert used(pair)
     assert b"pppp" not in repr(pair.a.peer).encode()
+
+
+@pytest.mark.parametrize("ppk", [OPTIONAL, REQUIRED], ids=["optional", "required"])
+def test_it_is_in_what_is_proven_and_in_the_keys(ppk: Ppk) -> None:
+    """Both sides could be wrong in the same way, so it is computed here once more."""
+    psk = b"a shared secret"
+    pair = pair_of(ppk, ppk, psk=psk)
+    seen = conversation(pair)
+    plain = pair.a.last(IkeKeysDerived).keys
+    mixed = mix_ppk(PRF, ppk.secret, plain)
+    check_proofs(pair, seen, [mixed], psk)
+    for side in (pair.a, pair.b):
+        assert side.sa.protection.sk_d == mixed.sk_d != plain.sk_d
+        assert use_of(side.sa).plain is None  # nobody needs it any more
+
+
+def test_without_it_the_proof_is_as_ever() -> None:
+    """NO_PPK_AUTH, and the answer of who takes it: as if there were no PPK."""
+    psk = b"a shared secret"
+    pair = pair_of(OPTIONAL, OTHER, psk=psk)
+    seen = conversation(pair)
+    plain = pair.a.last(IkeKeysDerived).keys
+    auth = pair.message(pair.a, seen[2].data)
+    octets = auth.notify(NotifyType.NO_PPK_AUTH).data
+    assert octets != auth.first(AuthPayload).data
+    with_it = mix_ppk(PRF, OPTIONAL.secret, plain)
+    for keys, data in ((with_it, auth.first(AuthPayload).data), (plain, octets)):
+        nonce = decode_message(seen[1].data).first(NoncePayload).data
+        own_id = PRF(keys.sk_pi, auth.first(IdiPayload).encode())
+        secret = PRF(psk, b"Key Pad for IKEv2")
+        assert data == PRF(secret, seen[0].data + nonce + own_id)
+    assert not used(pair)
+    assert pair.a.sa.protection.sk_d == plain.sk_d
 
 
 @pytest.mark.parametrize("psk", [None, b"a shared secret"], ids=["ed25519", "psk"])
@@ -239,6 +274,45 @@ def test_a_responder_that_leaves_it_out_is_not_believed_where_it_is_required() -
     )
     assert pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
     assert not pair.a.installed
+
+
+WITH_EACH = {
+    "none": None,
+    "optional": OPTIONAL,
+    "required": REQUIRED,
+    "another name": OTHER,
+    "another name, required": replace(OTHER, required=True),
+    "another secret": WRONG,
+    "another secret, required": replace(WRONG, required=True),
+}
+
+
+@pytest.mark.parametrize("ike", [None, "-ke1_ecp256-ke2_ecp384"], ids=["", "IKE_INTERMEDIATE"])
+@pytest.mark.parametrize("a", WITH_EACH)
+@pytest.mark.parametrize("b", WITH_EACH)
+def test_each_mix(a: str, b: str, ike: str | None) -> None:
+    """§3 table 1: never without it where one side requires it, and both sides agree in the end."""
+    one, other = WITH_EACH[a], WITH_EACH[b]
+    pair = make_pair(child=True, ike=(IKE_PROPOSALS[0] + (ike or ""),))
+    for side, ppk in ((pair.a, one), (pair.b, other)):
+        side.book.peers = [replace(side.peer, ppk=ppk)]
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    pair.settle()
+    pair.sleep(60)
+    same_name = one is not None and other is not None and one.id == other.id
+    same = same_name and one.secret == other.secret
+    required = any(ppk is not None and ppk.required for ppk in (one, other))
+    if not same and (required or same_name):  # a name stands for one secret
+        assert not pair.a.ike.sas()
+        assert not pair.b.ike.sas()
+        return
+    assert used(pair) == same
+    for side in (pair.a, pair.b):
+        side.ike.rekey_ike(side.sa.ike_id, pair.now)
+        pair.settle()
+        side.ike.rekey_child(next(iter(side.installed)), pair.now)
+        pair.settle()
+        assert used(pair) == same
 
 
 def test_with_a_cookie() -> None:

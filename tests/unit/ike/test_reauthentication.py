@@ -94,6 +94,14 @@ def test_ones_own_policy_may_want_it_earlier() -> None:
     assert due(pair) == 1
 
 
+def test_ones_own_policy_does_not_prolong_it() -> None:
+    """§2: the responder deletes the IKE SA whatever the initiator would like."""
+    pair = pair_of(a=3600, b=100)
+    pair.settle()
+    pair.sleep(91)
+    assert due(pair) == 1
+
+
 def test_nobody_wants_it() -> None:
     pair = pair_of()
     pair.settle()

@@ -38,6 +38,8 @@ from agent.wire.payloads import (
 )
 from agent.wire.proposals import Transform
 from agent.wire.ticket import encode_granted, encode_presented
+from tests.support.certificates import AT
+from tests.support.feature_scenes import certified, ticket_pair
 from tests.support.pair import (
     A_ADDRESS,
     A_TO_B,
@@ -982,3 +984,24 @@ def test_established_helper() -> None:
     world = Clients()
     established(world.pair)
     assert not [line for _, line in world.pair.sent if "TICKET" in line]
+
+
+def test_certificates_are_neither_asked_for_nor_shown() -> None:
+    """§4.3.3: the ticket stands for what the server proved with them."""
+    pair, holder = ticket_pair()
+    a, b = certified()["a"], certified()["b"]
+    pair.a.ike.wall = lambda: AT
+    pair.a.book.peers[0] = replace(pair.a.peer, remote_auth=a["remote_auth"])
+    own = {name: b[name] for name in ("local_auth", "certificates")}
+    pair.b.book.peers[0] = replace(pair.b.peer, **own)
+    established(pair, (holder.extension,))
+    assert any(" CERT CERT " in line for _, line in pair.sent)
+    for side in (pair.a, pair.b):
+        side.sa.close(CloseReason.TIMEOUT, "", pair.now)
+    pair.drain()
+    pair.sent.clear()
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now, (holder.extension,))
+    pair.settle()
+    assert all(side.last(IkeSaEstablished).resumed for side in (pair.a, pair.b))
+    assert len(pair.sent) == 4
+    assert not any("CERT" in line for _, line in pair.sent)
