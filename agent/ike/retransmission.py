@@ -27,14 +27,10 @@ def repeat_request(sa: IkeSa, now: float) -> None:
     settings = sa.table.settings
     short = out.task.is_last or sa.state is IkeState.DELETING
     give_up = out.first_sent + (settings.delete_give_up if short else settings.give_up)
-    if out.give_up is not None:
-        give_up = min(give_up, out.give_up)
     if now >= give_up:
         _give_up(sa, now)
         return
-    doubtful = now >= out.first_sent + settings.doubt_seconds
-    if doubtful and sa.established and sa.peer is not None:
-        sa.table.emit(IkeSaUnanswered(ike_id=sa.ike_id, peer=sa.peer.name))
+    doubt(sa, now)
     if out.tries % fragmentation.TRIES_PER_SIZE == 0:
         smaller = fragmentation.cut_smaller(sa, out.plain, out.data)
         if smaller:  # RFC 7383 §2.5.2: with new timers
@@ -43,6 +39,15 @@ def repeat_request(sa: IkeSa, now: float) -> None:
     out.repeat(settings, now)
     sa.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
     sa.transmit(sa.path, out.data)
+
+
+def doubt(sa: IkeSa, now: float) -> None:
+    """Say so if what is in flight has been for long."""
+    out = sa.outgoing
+    doubtful = out.task is not None and now >= out.first_sent + sa.table.settings.doubt_seconds
+    if doubtful and sa.established and sa.peer is not None:
+        disowned = sa.timers.deadline(When.PROBE_AGAIN) is not None
+        sa.table.emit(IkeSaUnanswered(ike_id=sa.ike_id, peer=sa.peer.name, is_disowned=disowned))
 
 
 def _give_up(sa: IkeSa, now: float) -> None:
