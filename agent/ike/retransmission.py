@@ -16,6 +16,7 @@ from agent.ike.states import IkeState, When
 
 if TYPE_CHECKING:
     from agent.datagram import Path
+    from agent.ike.exchange import Incoming
     from agent.ike.sa import IkeSa
 
 
@@ -61,6 +62,13 @@ def _give_up(sa: IkeSa, now: float) -> None:
     sa.table.touch(spare)
 
 
+def count_elsewhere(last: Incoming) -> None:
+    """The last request came once more from where the peer is not. Raises Ignored for too many."""
+    last.elsewhere += 1
+    if last.elsewhere > MAX_ELSEWHERE:
+        raise Ignored("repeated_elsewhere")
+
+
 def answer_again(sa: IkeSa, path: Path) -> None:
     """The last request came once more: so does the response, smaller if that goes on.
 
@@ -68,9 +76,7 @@ def answer_again(sa: IkeSa, path: Path) -> None:
     """
     last = sa.incoming
     if path.remote != sa.path.remote:
-        last.elsewhere += 1
-        if last.elsewhere > MAX_ELSEWHERE:
-            raise Ignored("repeated_elsewhere")
+        count_elsewhere(last)
     last.repeated += 1
     if last.repeated % fragmentation.TRIES_PER_SIZE == 0:
         last.response = fragmentation.cut_smaller(sa, last.plain, last.response) or last.response
