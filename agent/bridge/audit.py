@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from agent.bridge.plain import plain_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -85,8 +87,8 @@ class AuditBudget:
 def write_record(
     *, peer: str, device: str, point: str, old: object, new: object, result: str
 ) -> dict[str, Any]:
-    """A record without its time. Texts are cut, what is not a plain value becomes text."""
-    record = {"peer": peer, "device": device, "point": point}
+    """A record without its time. Texts are one short line, what is no value becomes text."""
+    record = {"peer": peer, "device": _plain(device), "point": _plain(point)}
     return {**record, "old": _plain(old), "new": _plain(new), "result": _plain(result)}
 
 
@@ -116,6 +118,6 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and abs(value) < float("inf"):
         return value
     try:
-        return str(value)[:MAX_TEXT]
+        return plain_text(str(value), MAX_TEXT)
     except ValueError:
         return "a number without end"  # Python refuses to write out more than 4300 digits

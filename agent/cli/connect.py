@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     devices: list[dict[str, Any]] = []
     try:
         found = ask(args.root, {"command": "devices", "peer": args.peer}, progress)
-        devices = found["devices"] if isinstance(found, dict) else found
+        devices = found.get("devices", []) if isinstance(found, dict) else found
     except HearthgateError as error:
         result["devices_error"] = error.sentence  # a peer without hearthgate's page (strongSwan)
     if args.json:
@@ -60,7 +60,7 @@ def _forwarded(peer: str, forwards: list[dict[str, Any]]) -> str:
 
 def device_row(device: dict[str, Any], address: str) -> tuple[str, ...]:
     """Name, type, where it is reached, how it is."""
-    kind, port = device.get("type", ""), device.get("port")
+    kind, port = str(device.get("type", "")), device.get("port")
     where = f"tcp [{address}]:{port}" if port else ""
     if device.get("reachable") is False:  # no use to show a port that is shut for us
         where = "get and set" if kind == "modbus" else "not granted"

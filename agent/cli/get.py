@@ -36,10 +36,11 @@ def run(args: argparse.Namespace) -> int:
 
 def row(point: dict[str, Any]) -> tuple[str, ...]:
     """Name, value with unit, limits or trouble."""
+    name = str(point.get("name", ""))
     if point.get("error"):
-        return (str(point["name"]), "–", str(point["error"]))
+        return (name, "–", str(point["error"]))
     limits = ""
     if point.get("writable") and point.get("min") is not None:
-        limits = f"{point['min']} to {point['max']}"
+        limits = f"{point['min']} to {point.get('max')}"
     value = f"{shown(point.get('value'))} {point.get('unit', '')}".strip()
-    return (str(point["name"]), value, limits)
+    return (name, value, limits)

@@ -85,16 +85,14 @@ class Switch:
             case ike_events.ReauthenticationDue(ike_id=ike_id):
                 if (connection := self._roster.by_ike_id.get(ike_id)) is not None:
                     connection.reauthenticate(ike_id, now)
-                for registration in self._roster.registrations.values():
-                    if registration.ike_id == ike_id:
-                        registration.reauthenticate(now)
+                self._register_anew(ike_id, now)
             case ike_events.Redirected(peer=name):
                 for registration in self._roster.registrations.values():
                     registration.on_redirected(output, now)
                 if name in self._roster.connections:
                     self._roster.connections[name].on_redirected(output, now)
-            case ike_events.IkeSaUnanswered(ike_id=ike_id):
-                self._on_unanswered(ike_id, now)
+            case ike_events.IkeSaUnanswered():
+                self._on_unanswered(output, now)
             case ike_events.IkeSaRekeyed():
                 pass
 
@@ -167,12 +165,22 @@ class Switch:
             self._paths.note(ike_id, path)
             connection.on_path_changed(path)
 
-    def _on_unanswered(self, ike_id: int, now: float) -> None:
+    def _register_anew(self, ike_id: int, now: float) -> None:
+        """On a new IKE SA with the mediator, beside this one."""
+        for registration in self._roster.registrations.values():
+            if registration.ike_id == ike_id:
+                registration.reauthenticate(now)
+
+    def _on_unanswered(self, event: ike_events.IkeSaUnanswered, now: float) -> None:
         """A peer does not answer: its NAT or ours may have a new mapping (THREATS 36)."""
-        if (connection := self._roster.by_ike_id.get(ike_id)) is None:
+        if event.is_disowned:  # or it has restarted and cannot prove it but by a new IKE SA
+            self._register_anew(event.ike_id, now)
+        if (connection := self._roster.by_ike_id.get(event.ike_id)) is None:
             return
         registration = self._roster.registrations.get(connection.entry.mediator)
         if registration is not None and registration.ike_id is not None:
             # If it was ours, the mediator does not reach us either until it has heard from us.
             self._ike.check_liveness(registration.ike_id, now)
         connection.on_unanswered(now)
+        if event.is_disowned and connection.wanted and connection.entry.host:
+            connection.reauthenticate(event.ike_id, now)

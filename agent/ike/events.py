@@ -69,10 +69,14 @@ class IkeSaRekeyed:
 
 @record(frozen=True, slots=True, kw_only=True)
 class IkeSaUnanswered:
-    """A request on an established IKE SA stays without answer; the SA lives on for a while yet."""
+    """A request on an established IKE SA stays without answer; the SA lives on for a while yet.
+
+    `is_disowned`: somebody said of late, unproven, that the peer does not know this SA.
+    """
 
     ike_id: int
     peer: str
+    is_disowned: bool
 
 
 @record(frozen=True, slots=True, kw_only=True)

@@ -70,8 +70,7 @@ class Outgoing:
     """Our requests: the one in flight and those that wait."""
 
     __slots__ = (
-        "data", "first_sent", "give_up", "interval", "next_id", "plain", "queue", "sent", "task",
-        "tries",
+        "data", "first_sent", "interval", "next_id", "plain", "queue", "sent", "task", "tries",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -88,7 +87,6 @@ class Outgoing:
         self.sent = 0.0
         self.interval = 0.0
         self.tries = 0
-        self.give_up: float | None = None  # earlier than usual, if not None
 
     @property
     def topic(self) -> Topic:

@@ -137,6 +137,8 @@ def _receive_request(sa: IkeSa, path: Path, header: Header, data: bytes, now: fl
         _request_failed(sa, fatal, now)
     if then is not None:
         then()
+    if sa.state is IkeState.CLOSED and sa.has_proven_peer:
+        sa.table.farewells.keep(sa.local_spi, sa.incoming, path, now)
 
 
 def _handle(sa: IkeSa, message: Message, now: float) -> Reply:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.ike import succession
 from agent.ike.child import child_by_spi_out, owns, remove_child, replaced
+from agent.ike.errors import InvalidSyntax
 from agent.ike.events import CloseReason
 from agent.ike.exchange import Task, Topic
 from agent.ike.rules import error_of
@@ -169,8 +170,14 @@ class DeleteChild(Task):
 
 
 def deletes_ike(message: Message) -> bool:
-    """Whether the request deletes the IKE SA that carries it."""
-    return any(d.protocol == ProtocolId.IKE for d in message.all(DeletePayload))
+    """Whether the request deletes the IKE SA that carries it.
+
+    Raises InvalidSyntax for one with SPIs: that says which SA is meant, and §3.11 allows none.
+    """
+    deletes = [d for d in message.all(DeletePayload) if d.protocol == ProtocolId.IKE]
+    if any(d.spis for d in deletes):
+        raise InvalidSyntax("a Delete of an IKE SA has no SPIs")
+    return bool(deletes)
 
 
 def on_request(sa: IkeSa, message: Message, now: float) -> Reply:

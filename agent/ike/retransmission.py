@@ -16,6 +16,7 @@ from agent.ike.states import IkeState, When
 
 if TYPE_CHECKING:
     from agent.datagram import Path
+    from agent.ike.exchange import Incoming
     from agent.ike.sa import IkeSa
 
 
@@ -27,14 +28,10 @@ def repeat_request(sa: IkeSa, now: float) -> None:
     settings = sa.table.settings
     short = out.task.is_last or sa.state is IkeState.DELETING
     give_up = out.first_sent + (settings.delete_give_up if short else settings.give_up)
-    if out.give_up is not None:
-        give_up = min(give_up, out.give_up)
     if now >= give_up:
         _give_up(sa, now)
         return
-    doubtful = now >= out.first_sent + settings.doubt_seconds
-    if doubtful and sa.established and sa.peer is not None:
-        sa.table.emit(IkeSaUnanswered(ike_id=sa.ike_id, peer=sa.peer.name))
+    doubt(sa, now)
     if out.tries % fragmentation.TRIES_PER_SIZE == 0:
         smaller = fragmentation.cut_smaller(sa, out.plain, out.data)
         if smaller:  # RFC 7383 §2.5.2: with new timers
@@ -43,6 +40,15 @@ def repeat_request(sa: IkeSa, now: float) -> None:
     out.repeat(settings, now)
     sa.timers.set(When.RETRANSMIT, min(now + out.interval, give_up))
     sa.transmit(sa.path, out.data)
+
+
+def doubt(sa: IkeSa, now: float) -> None:
+    """Say so if what is in flight has been for long."""
+    out = sa.outgoing
+    doubtful = out.task is not None and now >= out.first_sent + sa.table.settings.doubt_seconds
+    if doubtful and sa.established and sa.peer is not None:
+        disowned = sa.timers.deadline(When.PROBE_AGAIN) is not None
+        sa.table.emit(IkeSaUnanswered(ike_id=sa.ike_id, peer=sa.peer.name, is_disowned=disowned))
 
 
 def _give_up(sa: IkeSa, now: float) -> None:
@@ -56,6 +62,13 @@ def _give_up(sa: IkeSa, now: float) -> None:
     sa.table.touch(spare)
 
 
+def count_elsewhere(last: Incoming) -> None:
+    """The last request came once more from where the peer is not. Raises Ignored for too many."""
+    last.elsewhere += 1
+    if last.elsewhere > MAX_ELSEWHERE:
+        raise Ignored("repeated_elsewhere")
+
+
 def answer_again(sa: IkeSa, path: Path) -> None:
     """The last request came once more: so does the response, smaller if that goes on.
 
@@ -63,9 +76,7 @@ def answer_again(sa: IkeSa, path: Path) -> None:
     """
     last = sa.incoming
     if path.remote != sa.path.remote:
-        last.elsewhere += 1
-        if last.elsewhere > MAX_ELSEWHERE:
-            raise Ignored("repeated_elsewhere")
+        count_elsewhere(last)
     last.repeated += 1
     if last.repeated % fragmentation.TRIES_PER_SIZE == 0:
         last.response = fragmentation.cut_smaller(sa, last.plain, last.response) or last.response

@@ -288,16 +288,15 @@ class IkeSa:
             extension.on_path_changed(self, path, now)
 
     def hint(self, now: float) -> None:
-        """An unproven sign of trouble: ask the peer, but not often (RFC 7296 §2.21.4)."""
+        """An unproven sign of trouble: ask the peer, but not often (RFC 7296 §2.21.4).
+
+        One who lives has as long to answer as ever, whatever somebody says in its name: it may be
+        out of reach for a while. What a restart needs is a proof, a token (RFC 6290) or a new SA.
+        """
         if self.established and self.timers.deadline(When.PROBE_AGAIN) is None:
             self.timers.set(When.PROBE_AGAIN, now + PROBE_SECONDS)
             informational.check_liveness(self, now)
-            # One who lives answers, whatever somebody says in its name: asked anew, and often.
-            settings, out = self.table.settings, self.outgoing
-            out.give_up = now + max(settings.hint_give_up, 4 * self.rtt)
-            if out.sent < now:
-                out.interval = first_interval(settings, self.rtt) / settings.back_off
-                self.timers.set(When.RETRANSMIT, now)
+            retransmission.doubt(self, now)
 
     def sent(self, now: float) -> None:
         """ESP went out: something is to come back, before long."""

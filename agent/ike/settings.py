@@ -17,8 +17,8 @@ class IkeSettings:
 
     Doubt: ESP that is sent and not answered by anything for `answer_seconds` leads to a probe. A
     request without answer for `doubt_seconds` is told as `IkeSaUnanswered`, so that another path
-    can be looked for beside the SA. A peer that says (unproven) that it does not know the SA has
-    `hint_give_up` seconds, or four round trips, left to answer (§2.4, §2.21.4).
+    can be looked for beside the SA. That somebody says (unproven) in the peer's name that it does
+    not know the SA shortens nothing (§2.4, §2.21.4).
 
     Redirect (RFC 5685 §5, §6): who was sent elsewhere in IKE_AUTH deletes the IKE SA within
     `redirect_seconds`, else we do.
@@ -37,7 +37,6 @@ class IkeSettings:
     delete_give_up: float = 8.0
     answer_seconds: float = 2.0
     doubt_seconds: float = 2.5
-    hint_give_up: float = 1.5
     error_grace: float = 4.0
     redirect_seconds: float = 10.0
     half_open_seconds: float = 30.0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.crypto.kex import KeyExchange, KeyExchangeFactory, generate_key_exchange, supports_group
-from agent.datagram import Dropped
+from agent.datagram import Dropped, Transmit
 from agent.ike import (
     crash,
     create_child_sa,
@@ -36,6 +36,7 @@ from agent.ike.cookies import (
 )
 from agent.ike.errors import Ignored
 from agent.ike.events import CloseReason, IkeSaEstablished
+from agent.ike.farewell import Farewells
 from agent.ike.half_open import HalfOpen
 from agent.ike.identities import Identities
 from agent.ike.sa import IkeSa
@@ -117,6 +118,7 @@ class Ike:
         self._next_id = 1
         self._current: dict[int, IkeSa] = {}
         self._by_spi: dict[bytes, IkeSa] = {}
+        self.farewells = Farewells()
         self.predecessors: dict[int, IkeSa] = {}  # the last one that was replaced
         self.identities = Identities()
         self.children = Children(random)
@@ -293,6 +295,11 @@ class Ike:
         own = header.responder_spi if header.is_initiator else header.initiator_spi
         sa = self._by_spi.get(own)
         if sa is None:
+            answer = self.farewells.repeated(own, header.message_id, path, data, now)
+            if answer:
+                for octets in answer:
+                    self.emit(Transmit(path, octets))
+                return
             theirs = header.initiator_spi if header.is_initiator else header.responder_spi
             if theirs in self._by_spi:
                 raise Ignored("reflected")  # our own message, sent back

@@ -33,6 +33,8 @@ SALT, NONCE = 16, 12
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**15, 8, 1
 PASSWORD_MINIMUM = 8
 MAX_FILE = 4 << 20
+# What reading a file raises that somebody else has made, with a password that fits.
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def export_identity(layout: Layout, target: Path, password: str) -> None:
@@ -68,7 +70,7 @@ def import_identity(layout: Layout, source: Path, password: str, *, replace: boo
         files = {k: base64.b64decode(v) for k, v in json.loads(plain)["files"].items()}
     except InvalidTag:
         raise InputError("The password is wrong, or the file is damaged.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _DAMAGED:
         raise InputError(f"{source} is damaged.") from None
     targets = _files(layout)
     _check(files, source)
@@ -148,7 +150,7 @@ def _check(files: dict[str, bytes], source: Path) -> None:
             Peers.from_json(json.loads(files["peers"])["content"])
         if "mediators" in files:
             Moves.from_json(json.loads(files["mediators"])["content"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{source} is damaged: {error}.") from None
 
 

@@ -1,7 +1,8 @@
 """The other side of the HTTP surface: an operator asks a gateway for devices and points.
 
 One request on one connection, bounded in size and time; the gateway's errors come back as the
-classes of `agent.bridge.failures`, so that exit codes are the same at both ends.
+classes of `agent.bridge.failures`, so that exit codes are the same at both ends. What the gateway
+says is shown on terminals and logged, so it is made plain here.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from agent.bridge.failures import failure_from_code
+from agent.bridge.plain import plain, plain_text
 from agent.errors import UnavailableError
 
 MAX_ANSWER = 1 << 20  # 256 points of some 200 octets each are 50 kB
 CONNECT_SECONDS = 10.0
+_NOT_UNDERSTOOD: Final = "the gateway's answer is not understood"
 
 
 async def request_json(
@@ -30,7 +33,8 @@ async def request_json(
 ) -> dict[str, Any]:
     """GET `path` of the gateway at the inner `address`, or PUT {"value": 21.5} to it.
 
-    Raises the failure that the gateway told, or UnavailableError.
+    Texts in the answer are one printable line each; "devices" and "points" at its top, if they are
+    there, are lists of objects. Raises the failure that the gateway told, or UnavailableError.
     """
     text = b"" if body is None else json.dumps(body, allow_nan=False).encode()
     host = f"[{address}]" if ":" in address else address
@@ -51,7 +55,9 @@ async def request_json(
         raise UnavailableError(f"the gateway's points cannot be reached: {reason}") from None
     if status == 200:
         return answer
-    raise failure_from_code(str(answer.get("code", "")), str(answer.get("error", "failed"))[:300])
+    raise failure_from_code(
+        str(answer.get("code", "")), plain_text(str(answer.get("error", "failed")))
+    )
 
 
 async def _exchange(
@@ -75,9 +81,19 @@ def _parse(data: bytes) -> tuple[int, dict[str, Any]]:
     words = head.split(None, 2)
     try:
         status = int(words[1][:3])
-        answer = json.loads(body)
+        answer = plain(json.loads(body, parse_constant=_refuse_constant))
     except (IndexError, ValueError, RecursionError):
-        raise UnavailableError("the gateway's answer is not understood") from None
-    if not isinstance(answer, dict):
-        raise UnavailableError("the gateway's answer is not understood")
+        raise UnavailableError(_NOT_UNDERSTOOD) from None
+    if not isinstance(answer, dict) or not all(
+        _are_rows(answer.get(key, [])) for key in ("devices", "points")
+    ):
+        raise UnavailableError(_NOT_UNDERSTOOD)
     return status, answer
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity are not JSON
+
+
+def _are_rows(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)

@@ -8,6 +8,10 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.bridge.audit import encode_line, write_record
+from agent.cli.ask import table
+from agent.cli.connect import device_row
+from agent.cli.get import row
 from agent.config import Config, load_config
 from agent.control import COMMANDS, check_request
 from agent.errors import ConfigError, InputError, UnavailableError, UsageError
@@ -38,6 +42,10 @@ LINE = encode_invitation(
         seed=bytes(16),
     )
 )
+SHOWN_KEYS = [
+    "name", "type", "port", "reachable", "line", "state", "points", "writable", "reason", "error",
+    "value", "unit", "min", "max",
+]  # fmt: skip
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
@@ -112,6 +120,50 @@ def test_any_line_is_one_object_or_a_value_error(line):
         assert isinstance(read, dict)
 
 
+hostile_texts = (
+    st.sampled_from(["\x1b]0;owned\x07", "a\nb", "\u202eabc", "\x9b2J", "°C"]) | st.text()
+)
+hostile_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | hostile_texts,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(SHOWN_KEYS) | hostile_texts, inner, max_size=6)
+    ),
+    max_leaves=12,
+)
+rows_of_a_gateway = st.lists(
+    st.dictionaries(st.sampled_from(SHOWN_KEYS), hostile_values, max_size=8), max_size=3
+)
+
+
+@settings(max_examples=400)
+@given(hostile_values | rows_of_a_gateway, st.sampled_from(["devices", "points"]))
+def test_any_answer_of_a_gateway_is_shown_in_its_lines_and_does_nothing_else(value, key):
+    """THREATS 3: on a terminal, in a log line and in what scripts read."""
+    octets = b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps({key: value}).encode()
+    try:
+        _, answer = parse_answer(octets)
+    except UnavailableError:
+        return
+    rows = answer[key]
+    text = table([device_row(r, "fd00::1") for r in rows]) if key == "devices" else ""
+    text += table([row(r) for r in rows]) if key == "points" else ""
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert len(text.split("\n")) == max(1, len(rows))
+    assert json.dumps(answer, ensure_ascii=False, allow_nan=False).isprintable()
+
+
+@settings(max_examples=200)
+@given(hostile_values, hostile_texts)
+def test_any_value_that_is_refused_is_recorded_in_one_harmless_line(value, text):
+    record = json.loads(
+        encode_line(
+            write_record(peer="p", device=text, point=text, old=value, new=value, result=text)
+        )
+    )
+    assert all(str(part).isprintable() for part in record.values())
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_any_answer_of_a_gateway_is_read_or_one_sentence(octets):
@@ -119,6 +171,8 @@ def test_any_answer_of_a_gateway_is_read_or_one_sentence(octets):
         octets,
         b"HTTP/1.1 200 OK\r\n\r\n" + octets,
         b"HTTP/1.1 200\r\n\r\n" + b"[" * 9999,
+        b'HTTP/1.1 200 OK\r\n\r\n{"value": 1e999}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"points": [7]}',
     ):
         try:
             status, answer = parse_answer(data)
@@ -126,6 +180,7 @@ def test_any_answer_of_a_gateway_is_read_or_one_sentence(octets):
             continue
         assert isinstance(status, int)
         assert isinstance(answer, dict)
+        assert json.dumps(answer, allow_nan=False)
 
 
 @settings(max_examples=300)

@@ -12,8 +12,10 @@ import pytest
 from agent.datagram import Address
 from agent.engine.events import MediatorChanged, PeerChanged
 from agent.wire.codes import ExchangeType, NotifyType
+from agent.wire.message import Header, encode_message
 from agent.wire.payloads import NotifyPayload
-from tests.unit.engine.machines import PORT, SERVER, Scene, echo
+from tests.unit.engine.machines import PORT, SERVER, Machine, Scene, echo
+from tests.unit.engine.test_redirect import FIRST, Direct
 
 if TYPE_CHECKING:
     from tests.support.network import Packet
@@ -129,6 +131,73 @@ def test_a_killed_mediator_is_back_with_the_next_sign_of_life():
     assert scene.run(35, lambda: scene.mediator.engine.status(scene.now).server.registered == 2)
     assert scene.both_up()
     assert scene.echoes()
+
+
+def forgets_what_proves_it(machine: Machine, now: float) -> None:
+    """Restarted as somebody else's program is, that shows no tokens (strongSwan)."""
+    machine.boot(now)
+    machine.engine._ike._strays._tokens = None
+
+
+def first_asked(scene: Scene, by: str) -> float:
+    """When that host sent its first INFORMATIONAL over IKE."""
+    return next(
+        at
+        for at, host, packet in scene.network.trace
+        if host == by and packet.data[:4] == bytes(4) and packet.data[22] == 37
+    )
+
+
+def test_a_mediator_that_cannot_prove_its_restart_is_found_again_beside_the_old_sa():
+    """THREATS 14 and 37: what it says unproven ends nothing; what it proves on a new SA does."""
+    scene = Scene().connected()
+    scene.run(50)
+    forgets_what_proves_it(scene.mediator, scene.now)
+    scene.network.trace.clear()
+    before = scene.gateway.engine._registrations["main"].ike_id
+    ends = scene.gateway.engine._ike.sa(before)
+    changed = len(scene.gateway.of(MediatorChanged))
+    assert scene.run(40, lambda: scene.gateway.engine._registrations["main"].ike_id != before)
+    assert scene.now - first_asked(scene, "gateway") < 6
+    assert ends.has_proven_peer
+    states = [e.state for e in scene.gateway.of(MediatorChanged)[changed:]]
+    assert set(states) <= {"registered"}
+    assert scene.run(10, lambda: scene.mediator.engine.status(scene.now).server.registered == 2)
+    assert scene.both_up()
+    assert scene.echoes()
+
+
+def test_a_peer_called_directly_that_cannot_prove_its_restart_is_back_within_seconds():
+    """THREATS 37."""
+    direct = Direct().start()
+    assert direct.up(FIRST)
+    direct.run(30)
+    forgets_what_proves_it(direct.first, direct.network.now)
+    started = direct.network.now
+    while not direct.passes(direct.first):
+        assert direct.network.now - started < 10
+    assert direct.network.now - started < 7  # 2 s without an answer, 2.5 s of doubt
+    direct.run(60)
+    assert direct.client.sas == 1
+    assert direct.first.sas == 1
+
+
+def test_one_who_says_that_a_living_sa_is_unknown_has_nothing_begun():
+    scene = Scene().connected()
+    registration = scene.gateway.engine._registrations["main"]
+    sa = scene.gateway.engine._ike.sa(registration.ike_id)
+    spis = sa.spis
+    lie = encode_message(
+        Header(spis[:8], spis[8:], ExchangeType.INFORMATIONAL, False, True, 9),
+        [NotifyPayload(NotifyType.INVALID_IKE_SPI)],
+    )
+    scene.network.trace.clear()
+    for _ in range(60):
+        scene.gateway.receive(sa.path, bytes(4) + lie, scene.now)
+        scene.run(0.5)
+    assert scene.gateway.engine._ike.sa(registration.ike_id) is sa
+    assert not registration.redirection.is_active
+    assert not any(is_handshake(packet) for _, _, packet in scene.network.trace)
 
 
 def test_traffic_that_nobody_answers_costs_a_probe_and_nothing_else():

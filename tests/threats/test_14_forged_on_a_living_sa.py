@@ -16,6 +16,7 @@ from agent.engine.events import PeerChanged, TunnelDown
 from agent.ike.cookies import STRAY_ANSWERS_IN_ALL
 from agent.ike.events import IkeSaEstablished, Redirected
 from agent.ike.redirect import RedirectClient
+from agent.ike.settings import IkeSettings
 from agent.ike.states import PROBE_SECONDS
 from agent.wire.codes import ExchangeType, NotifyType, ProtocolId
 from agent.wire.message import Header, decode_message, encode_message
@@ -83,6 +84,28 @@ def test_a_forged_hint_does_no_harm_to_one_who_lives() -> None:
         pair.sleep(0.1)
     assert pair.a.sa.established
     assert sum("--> b: INFORMATIONAL?" in line for _, line in pair.sent) <= 3
+
+
+OUTAGE = 30.0  # seconds: a modem that dials in again, a router that restarts its radio
+
+
+@pytest.mark.parametrize("step", [0.5, 0.7, 10.0])
+def test_a_forged_hint_during_an_outage_ends_nothing(step: float) -> None:
+    """RFC 7296 §2.4, §2.21.4: who sees both SPIs shortens nothing and has nothing sent by it."""
+    asked = {}
+    for is_forged in (False, True):
+        pair = established(make_pair(child=True))
+        pair.a.ike.check_liveness(pair.a.sa.ike_id, pair.now)
+        for _ in range(int(OUTAGE / step)):
+            if is_forged:
+                pair.a.ike.receive(Path(A_ADDRESS, B_ADDRESS), _hint(pair), pair.now)
+            pair.sleep(step, deliver=False)
+        asked[is_forged] = [at for at, line in pair.sent if "--> b: INFORMATIONAL?" in line]
+        pair.sleep(IkeSettings().longest_interval)
+        assert pair.a.sa.established
+        assert pair.a.sa.outgoing.task is None  # and it was answered
+        assert pair.a.installed
+    assert asked[True] == asked[False]
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

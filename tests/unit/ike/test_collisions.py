@@ -769,7 +769,6 @@ def test_temporary_failure_for_ever(swap: bool, what: str) -> None:
     s.pair.drain()
     s.pair.pending.clear()
     s.us.sa.timers.clear()
-    s.us.sa.outgoing.give_up = 1e9
     if what == "child":
         s.us.installed[s.child(s.us)]
         s.us.sa.children[s.child(s.us)].is_closing = True

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from agent.crypto.auth import key_text
 from agent.engine.entries import MediatorPlace
-from agent.errors import InputError
+from agent.errors import HearthgateError, InputError
 from agent.house import House
 from agent.layout import Layout
 from agent.operations import identity
-from agent.operations.identity import export_identity, import_identity, read_password
+from agent.operations.identity import MAGIC, export_identity, import_identity, read_password
 from agent.peers import KnownPeer, Peers
 from tests.support.pair import key_of
 
@@ -138,6 +140,39 @@ def test_what_is_no_export(tmp_path, content):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(InputError, match="not made by"):
         import_identity(Layout(tmp_path / "new"), tmp_path / "f", PASSWORD, replace=False)
+
+
+def made_by_somebody(text: str) -> bytes:
+    """A file whose password fits."""
+    salt, nonce = bytes(identity.SALT), bytes(identity.NONCE)
+    seal = identity._cipher(PASSWORD, salt).encrypt
+    return MAGIC + salt + nonce + seal(nonce, text.encode(), MAGIC + salt)
+
+
+def stored_as(name: str, content: str) -> str:
+    """An export in which one file says something else."""
+    files = {"identity": key_of("a"), "mediation": key_of("b")}
+    texts = {key: value.pem() for key, value in files.items()}
+    texts[name] = content.encode()
+    return json.dumps({"files": {k: base64.b64encode(v).decode() for k, v in texts.items()}})
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [NESTED, "null", "[]", "{}", '{"files": 7}', '{"files": {"identity": 7}}', "9" * 5000]
+    + [stored_as(name, NESTED) for name in ("identity", "peers", "mediators", "config")]
+    + [stored_as(name, "{}") for name in ("identity", "peers", "mediators")]
+    + [stored_as("elsewhere", "")],
+    ids=lambda text: text[:20],
+)
+def test_anything_in_an_export_is_told_as_one_sentence(tmp_path, text):
+    (tmp_path / "f").write_bytes(made_by_somebody(text))
+    with pytest.raises(HearthgateError):
+        import_identity(Layout(tmp_path / "new"), tmp_path / "f", PASSWORD, replace=False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_such_file(tmp_path):
