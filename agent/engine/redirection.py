@@ -34,12 +34,19 @@ class Place:
     """Where a gateway is, and by which entry it proves itself.
 
     `is_proven`: a gateway that had proven itself sent us there.
+    `entrance`: the place from which an answer that proves nothing led here (anycast, §4).
     """
 
     host: str
     port: int
     peer: Peer
     is_proven: bool = False
+    entrance: Place | None = None
+
+    @property
+    def lasting(self) -> Place:
+        """Where to go next time: another one may be behind the entrance by then."""
+        return self if self.entrance is None else self.entrance
 
     @property
     def text(self) -> str:
