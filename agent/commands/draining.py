@@ -63,7 +63,8 @@ class Draining(Part):
         """Raises InputError for ourselves, and what `resolve` does for a name that is not known."""
         found = await resolve(place.host, place.port)
         own = self.house.keys.mediation.public
-        if place.key == own and any(self.daemon.is_own(address.ip) for address in found):
+        is_ours = place.key == own or place.port == self.house.config.port
+        if is_ours and any(self.daemon.is_own(address.ip) for address in found):
             raise InputError("That is this very mediation server; name another one.")
 
     def _server(self) -> ServerStatus:

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from agent.engine.events import Event, Notice, ResolveWanted
 from agent.engine.sentences import LOOPING
 from agent.ike.pad import KeyAuth
-from agent.ike.redirect import RedirectClient, Redirects, leads_astray
+from agent.ike.redirect import (
+    REDIRECT_LOOP_DETECT_PERIOD,
+    RedirectClient,
+    Redirects,
+    leads_astray,
+)
 from agent.records import record
 from agent.wire.payloads import Identification
 
@@ -74,7 +79,8 @@ class Redirection:
     """Of one registration or connection. `failed` is called when no attempt is left.
 
     `key`: of the last name that was to be looked up; answers to other questions come too late.
-    `attempts`: IKE SAs on their way, with where to. `_target`: the newest place to go to, while its
+    `attempts`: IKE SAs on their way, with where to. `_declines_until`: no redirect is taken before,
+    as the last one led nowhere. `_target`: the newest place to go to, while its
     name is looked up or it has addresses left to try. `_original`: who sent us there, if anybody.
     """
 
@@ -93,6 +99,7 @@ class Redirection:
         self._extensions = extensions
         self._failed = failed
         self._redirects = Redirects()
+        self._declines_until = 0.0
         self._count = 0
         self._target: Place | None = None
         self._original: Address | None = None
@@ -103,8 +110,18 @@ class Redirection:
         """Whether another gateway is being tried."""
         return bool(self.attempts) or self._target is not None
 
+    def client(self, now: float) -> tuple[Extension, ...]:
+        """What says in IKE_SA_INIT that redirects are taken.
+
+        Whoever was sent elsewhere lately and has not arrived says nothing (§3): else a gateway that
+        sends everybody to one that is off would have nobody any more.
+        """
+        return () if now < self._declines_until else (RedirectClient(),)
+
     def follow(self, event: Redirected, place: Place, now: float) -> None:
         """Try `place`, unless this goes round in circles."""
+        if event.proven:
+            self._declines_until = now + REDIRECT_LOOP_DETECT_PERIOD
         if not self._redirects.admit(now):
             if self._redirects.refused == 1:
                 self._emit(Notice(text=f"{self.key[1]}: {LOOPING}"))
@@ -159,6 +176,7 @@ class Redirection:
     def take(self, ike_id: int, now: float) -> Place:
         """This attempt came through: the others are over."""
         place = self.attempts.pop(ike_id)
+        self._declines_until = now
         self.drop(now)
         return place
 

@@ -13,7 +13,7 @@ from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.ike.events import CloseReason
 from agent.ike.pad import KeyAuth
 from agent.ike.ppk import negotiated
-from agent.ike.redirect import RedirectClient
+from agent.ike.redirect import follows
 from agent.ike.resumption import TicketHolder, resumption_of
 from agent.status import MediatorStatus
 
@@ -144,6 +144,12 @@ class Registration:
         """Whether another server took over from the one of the entry."""
         return not self._place.lasting.is_same(_home(self.entry))
 
+    @property
+    def _takes_redirects(self) -> bool:
+        """Whether the server may send us elsewhere: on this IKE SA we may have declined it."""
+        sa = self._ike.sa(self.ike_id) if self.ike_id is not None else None
+        return sa is None or follows(sa)
+
     def hurry(self, now: float) -> None:
         """A person waits for it: do not wait for the next attempt's time."""
         if self.state is State.WAITING:
@@ -206,7 +212,8 @@ class Registration:
         self._error = ""
         self._reflexive = reflexive
         self._home_after.reset()
-        ask_at = now + self._home_after.next_delay() if self._is_away else None
+        is_settled = self._takes_redirects and not self._is_away
+        ask_at = None if is_settled else now + self._home_after.next_delay()
         self._to(State.REGISTERED, now, ask_at)
 
     def on_reflexive(self, reflexive: Address, now: float) -> None:
@@ -255,7 +262,10 @@ class Registration:
                 self.start(now)
             case State.REGISTERED:
                 self.deadline = now + self._home_after.next_delay()
-                self._seek_home(now)
+                if self._is_away:
+                    self._seek_home(now)
+                elif not self._takes_redirects:
+                    self.reauthenticate(now)
             case State.RESOLVING:
                 self._fail(f"{self._place.host} was not looked up in time.", now)
             case State.CONNECTING if self.ike_id is None and not self.redirection.attempts:
@@ -293,7 +303,11 @@ class Registration:
             self._place.peer,
             path,
             now,
-            extensions=(RedirectClient(), self.client.extension, self._tickets.extension),
+            extensions=(
+                *self.redirection.client(now),
+                self.client.extension,
+                self._tickets.extension,
+            ),
             patience=PATH_SECONDS if self._candidates else None,
         )
         self._to(State.CONNECTING, now, None)
