@@ -551,7 +551,12 @@ def test_who_moved_to_an_anycast_address_stays_while_the_configured_one_drains()
     scene, _ = moved_to_anycast()
     ike_id = scene.gateway.engine._registrations["main"].ike_id
     scene.gateway.events.clear()
+    scene.run(60)
+    sent = set()
+    scene.network.drops = lambda host, packet: sent.add(packet.destination.host)
     scene.run(3 * 3600)
+    assert SERVER in sent
+    assert ANYCAST not in sent
     assert scene.gateway.engine._registrations["main"].ike_id == ike_id
     assert scene.gateway.of(MediatorMoved) == scene.gateway.of(Notice) == []
 
@@ -692,6 +697,23 @@ def test_who_comes_to_one_that_is_drained_to_nowhere_gets_in(why):
     scene.connect()
     assert scene.run(60, scene.both_up), scene.operator.mediator(scene.now)
     assert at(scene.operator) == [HERE]
+
+
+def test_who_fell_silent_has_not_moved():
+    scene, _ = drained_to_nowhere("off")
+    scene.network.drops = lambda host, packet: host in ("gateway", "second")
+    assert scene.run(600, lambda: registered(scene.mediator) == 1)
+    assert at(scene.operator) == [HERE]
+    assert scene.mediator.engine.status(scene.now).server.moved == 0
+
+
+def test_who_has_arrived_takes_redirects_again():
+    scene, other = moved_scene()
+    other.boot(scene.now)
+    assert scene.run(60, lambda: registered(other) == 2)
+    scene.mediator.boot(scene.now)
+    drain(scene, other, place(scene.mediator, SERVER))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
 
 
 def test_who_got_in_goes_when_the_other_one_is_on():
