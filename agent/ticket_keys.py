@@ -2,8 +2,8 @@
 
 RFC 5723 §9.5. One file in the state folder, readable for its owner alone, written twice a day: when
 a key begins and when the one before it ends (`agent.crypto.ticket.rotated`). Whatever is wrong with
-it costs a handshake of each peer: a damaged file is kept aside and new keys begin; what cannot be
-stored serves this run only.
+it costs a handshake of each peer: a damaged file is kept aside, and with one that others may read
+new keys begin; what cannot be stored serves this run only.
 """
 
 from __future__ import annotations
@@ -48,11 +48,20 @@ class TicketKeys:
 
     def _loaded(self) -> tuple[TicketKey, ...]:
         try:
+            if self._is_shared():
+                raise StorageError("others may use what is in it")
             content = self._file.load() or {}
             return tuple(_from_json(each) for each in content.get("keys", [])[:MAX_KEYS])
         except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("%s: begun anew (%s)", self._file.path, error)
             return ()
+
+    def _is_shared(self) -> bool:
+        """Whether anybody else could have read these keys, or put them there."""
+        try:
+            return bool(self._file.path.stat().st_mode & 0o077)
+        except OSError:
+            return False  # there is none, or `load` says what is wrong with it
 
 
 def _to_json(key: TicketKey) -> dict[str, Any]:

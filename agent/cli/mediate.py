@@ -41,7 +41,14 @@ def _drain(args: argparse.Namespace) -> int:
     from agent.operations.setup import parse_mediator
 
     address, key = parse_mediator(args.drain)
-    done = ask(args.root, {"command": "drain", "address": address, "key": key}, _show_progress)
+    try:
+        done = ask(args.root, {"command": "drain", "address": address, "key": key}, _show_progress)
+    except KeyboardInterrupt:
+        said = (
+            "The server goes on sending everybody there (`hearthgate status`) until it is stopped."
+        )
+        print(f"\n{said}", file=sys.stderr, end="")
+        raise
     moved = f"{done['moved']} moved to {done['to']} in {done['seconds']:.1f} s"
     if done["left"]:
         raise TemporaryError(

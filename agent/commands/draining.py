@@ -9,7 +9,7 @@ from agent.commands.part import Part, Send
 from agent.config import split_host
 from agent.crypto.auth import parse_key_text
 from agent.engine.entries import MediatorPlace
-from agent.errors import InputError, UnavailableError
+from agent.errors import InputError, TemporaryError, UnavailableError
 from agent.io.clock import monotonic
 from agent.io.resolve import resolve
 from agent.wire.redirect import GatewayId
@@ -36,7 +36,13 @@ class Draining(Part):
         started = told = last_change = monotonic()
         self.daemon.drive(lambda now: self.daemon.engine.drain(place, now))
         server = self._server()
-        while server.registered and monotonic() < last_change + PATIENCE_SECONDS:
+        to = server.draining_to
+
+        def goes_on() -> bool:
+            is_late = monotonic() >= last_change + PATIENCE_SECONDS
+            return server.draining_to == to and server.registered > 0 and not is_late
+
+        while goes_on():
             await asyncio.sleep(LOOK_SECONDS)
             before, server = server, self._server()
             now = monotonic()
@@ -45,7 +51,11 @@ class Draining(Part):
             if now >= told + TELL_SECONDS:
                 told = now
                 await send({"event": "progress", "state": "draining", **_counts(server, started)})
-        return {"to": server.draining_to, **_counts(server, started)}
+        if server.draining_to != to:
+            raise TemporaryError(
+                f"Another --drain came in between: everybody is sent to {server.draining_to} now."
+            )
+        return {"to": to, **_counts(server, started)}
 
     def _place(self, address: str, key: str) -> MediatorPlace:
         if self.house.config.mediate is None:
@@ -63,7 +73,8 @@ class Draining(Part):
         """Raises InputError for ourselves, and what `resolve` does for a name that is not known."""
         found = await resolve(place.host, place.port)
         own = self.house.keys.mediation.public
-        if place.key == own and any(self.daemon.is_own(address.ip) for address in found):
+        is_ours = place.key == own or place.port == self.house.config.port
+        if is_ours and any(self.daemon.is_own(address.ip) for address in found):
             raise InputError("That is this very mediation server; name another one.")
 
     def _server(self) -> ServerStatus:

@@ -127,10 +127,13 @@ def _mediated(
     known = server.peers.get(remote_id.key)
     if known is not None:
         return replace(known.peer, proposals=proposals)
-    if remote_id.id_type != IdType.ID_KEY_ID or len(remote_id.data) != KEY_LENGTH:
+    if not _is_pseudonym(remote_id):
         return None
     # A peer of our kind asks for the identity that belongs to our key, and knows no other.
     own = Identification.key_id(server.key.public)
+    names = (own.key, server.local_id.key)
+    if asked is not None and _is_pseudonym(asked) and asked.key not in names:
+        return None  # sent here for another server: what it has with us is to stand
     return Peer(
         name=MEDIATED,
         local_id=own if asked is not None and asked.key == own.key else server.local_id,
@@ -140,6 +143,11 @@ def _mediated(
         proposals=proposals,
         gives_tickets=True,
     )
+
+
+def _is_pseudonym(identity: Identification) -> bool:
+    """Whether it can be a public key: one that certifies itself."""
+    return identity.id_type == IdType.ID_KEY_ID and len(identity.data) == KEY_LENGTH
 
 
 def _for_mediation(server: ServerEntry, *, takes_additional: bool) -> tuple[Proposal, ...]:

@@ -17,7 +17,6 @@ from agent.engine.sas import Sas
 from agent.engine.sentences import connect_failed, peer_closed
 from agent.ike.events import CloseReason
 from agent.ike.ppk import negotiated
-from agent.ike.redirect import RedirectClient
 from agent.mediation.events import ConnectFailed, ConnectStage
 from agent.status import PeerStatus
 
@@ -399,7 +398,7 @@ class Connection:
         self, path: Path, extensions: tuple[Extension, ...], patience: float | None, now: float
     ) -> None:
         # Whom a mediator introduced is at the end of one path, and nowhere else.
-        first = (RedirectClient(),) if self.entry.host else ()
+        first = self.redirection.client(now) if self.entry.host else ()
         self._attempt = self._ike.connect(
             self.entry.peer,
             path,

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from agent.engine.events import Event, Notice, ResolveWanted
 from agent.engine.sentences import LOOPING
 from agent.ike.pad import KeyAuth
-from agent.ike.redirect import RedirectClient, Redirects, leads_astray
+from agent.ike.redirect import (
+    REDIRECT_LOOP_DETECT_PERIOD,
+    RedirectClient,
+    Redirects,
+    leads_astray,
+)
 from agent.records import record
 from agent.wire.payloads import Identification
 
@@ -34,12 +39,19 @@ class Place:
     """Where a gateway is, and by which entry it proves itself.
 
     `is_proven`: a gateway that had proven itself sent us there.
+    `entrance`: the place from which an answer that proves nothing led here (anycast, §4).
     """
 
     host: str
     port: int
     peer: Peer
     is_proven: bool = False
+    entrance: Place | None = None
+
+    @property
+    def lasting(self) -> Place:
+        """Where to go next time: another one may be behind the entrance by then."""
+        return self if self.entrance is None else self.entrance
 
     @property
     def text(self) -> str:
@@ -67,7 +79,8 @@ class Redirection:
     """Of one registration or connection. `failed` is called when no attempt is left.
 
     `key`: of the last name that was to be looked up; answers to other questions come too late.
-    `attempts`: IKE SAs on their way, with where to. `_target`: the newest place to go to, while its
+    `attempts`: IKE SAs on their way, with where to. `_declines_until`: no redirect is taken before,
+    as the last one led nowhere. `_target`: the newest place to go to, while its
     name is looked up or it has addresses left to try. `_original`: who sent us there, if anybody.
     """
 
@@ -86,6 +99,7 @@ class Redirection:
         self._extensions = extensions
         self._failed = failed
         self._redirects = Redirects()
+        self._declines_until = 0.0
         self._count = 0
         self._target: Place | None = None
         self._original: Address | None = None
@@ -96,8 +110,18 @@ class Redirection:
         """Whether another gateway is being tried."""
         return bool(self.attempts) or self._target is not None
 
+    def client(self, now: float) -> tuple[Extension, ...]:
+        """What says in IKE_SA_INIT that redirects are taken.
+
+        Whoever was sent elsewhere lately and has not arrived says nothing (§3): else a gateway that
+        sends everybody to one that is off would have nobody any more.
+        """
+        return () if now < self._declines_until else (RedirectClient(),)
+
     def follow(self, event: Redirected, place: Place, now: float) -> None:
         """Try `place`, unless this goes round in circles."""
+        if event.proven:
+            self._declines_until = now + REDIRECT_LOOP_DETECT_PERIOD
         if not self._redirects.admit(now):
             if self._redirects.refused == 1:
                 self._emit(Notice(text=f"{self.key[1]}: {LOOPING}"))
@@ -152,6 +176,7 @@ class Redirection:
     def take(self, ike_id: int, now: float) -> Place:
         """This attempt came through: the others are over."""
         place = self.attempts.pop(ike_id)
+        self._declines_until = now
         self.drop(now)
         return place
 

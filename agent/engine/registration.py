@@ -13,7 +13,7 @@ from agent.engine.sentences import FLAPPING, mediator_closed
 from agent.ike.events import CloseReason
 from agent.ike.pad import KeyAuth
 from agent.ike.ppk import negotiated
-from agent.ike.redirect import RedirectClient
+from agent.ike.redirect import follows
 from agent.ike.resumption import TicketHolder, resumption_of
 from agent.status import MediatorStatus
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 RETRY_FIRST = 2.0  # seconds; a mediator that restarts is back at once
 RETRY_LIMIT = 120.0  # seconds; 400 gateways then knock three times a second at most
 RESOLVE_SECONDS = 30.0  # a resolver that never answers
-# Who was handed over asks this often, or up to twice, whether the configured server is back. Not
-# once a day: who was off during the draining registers there, and cannot call those that have gone.
-# Not much more often: one that is off for good costs each time four datagrams of 0.7 kB.
-HOME_SECONDS = 1800.0
-# … and so long after it came to the other one by itself, or half of that: ten thousand that come
-# at once are 300 a second.
+# Who was handed over asks so long after it came to the other server, or half of that, whether the
+# configured one is back, and then each time after twice as long: about as long as that is away.
+# For who was off during the draining registers there, and cannot call those that have gone. Ten
+# thousand that came at once are 300 a second.
 HOME_SOON = 60.0
+# … and no less often than this: one that is off for good costs each time four datagrams of 0.7 kB.
+HOME_SECONDS = 1800.0
 # Where somebody who is called is not reachable he may have gone back: but not asked more often.
 HOME_AGAIN = 300.0
 
@@ -76,7 +76,7 @@ class Registration:
         self._ike = ike
         self._emit = emit
         self._backoff = Backoff(random, RETRY_FIRST, RETRY_LIMIT)
-        self._home_after = Backoff(random, HOME_SECONDS, HOME_SECONDS)
+        self._home_after = Backoff(random, HOME_SOON, HOME_SECONDS)
         self._home_asked = -HOME_AGAIN
         self._candidates: list[Path] = []
         self._tickets = TicketHolder()
@@ -126,23 +126,29 @@ class Registration:
             self.redirection.beside(self._place, sa.path, now)
 
     def ask_home(self, now: float) -> None:
+        """Somebody who is called is not reachable where we are: he may have gone back."""
+        if now >= self._home_asked + HOME_AGAIN:
+            self._seek_home(now)
+
+    def _seek_home(self, now: float) -> None:
         """See whether the server that the entry names has us again, beside the one we are at.
 
         For as long as it is drained it sends us back here, which changes nothing.
         """
-        if (
-            self._is_away
-            and self.state is State.REGISTERED
-            and now >= self._home_asked + HOME_AGAIN
-            and not self.redirection.attempts
-        ):
+        if self._is_away and self.state is State.REGISTERED and not self.redirection.attempts:
             self._home_asked = now
             self.redirection.seek(_home(self.entry))
 
     @property
     def _is_away(self) -> bool:
         """Whether another server took over from the one of the entry."""
-        return self._place.is_proven and not self._place.is_same(_home(self.entry))
+        return not self._place.lasting.is_same(_home(self.entry))
+
+    @property
+    def _takes_redirects(self) -> bool:
+        """Whether the server may send us elsewhere: on this IKE SA we may have declined it."""
+        sa = self._ike.sa(self.ike_id) if self.ike_id is not None else None
+        return sa is None or follows(sa)
 
     def hurry(self, now: float) -> None:
         """A person waits for it: do not wait for the next attempt's time."""
@@ -173,10 +179,12 @@ class Registration:
         attempts = self.redirection.attempts
         if event.ike_id != self.ike_id and event.ike_id not in attempts:
             return
-        peer, port = attempts.get(event.ike_id, self._place).peer, event.original.port
+        here = attempts.get(event.ike_id, self._place)
+        peer, port = here.peer, event.original.port
         if event.successor is not None and (other := handed_over(peer, event.successor.key)):
             peer, port = other, event.successor.port
-        place = Place(event.gateway.host, port, peer, is_proven=event.proven)
+        entrance = None if event.proven else here.lasting
+        place = Place(event.gateway.host, port, peer, is_proven=event.proven, entrance=entrance)
         if self._has_us(place, asked_by=event.ike_id):
             return
         # From an anycast address: it may well be the server that gave the ticket.
@@ -190,7 +198,7 @@ class Registration:
         if self.entry.is_covered:
             return _places(self.entry)[0].is_same(place)
         beside = self.state is State.REGISTERED and asked_by != self.ike_id
-        return beside and self._place.is_same(place)
+        return beside and (self._place.is_same(place) or self._place.lasting.is_same(place))
 
     def on_registered(self, ike_id: int, reflexive: Address | None, now: float) -> None:
         """The server counts us as online."""
@@ -199,11 +207,14 @@ class Registration:
             self._move(ike_id, now)
         elif ike_id == self.ike_id:
             self.redirection.drop(now)
-            self._settle_at(self._place)
+            self._settle_at(self._place.lasting)
+        self._lent = None
         self._error = ""
         self._reflexive = reflexive
-        after = self._home_after.next_delay(None if was_sent else HOME_SOON)
-        self._to(State.REGISTERED, now, now + after if self._is_away else None)
+        self._home_after.reset()
+        is_settled = self._takes_redirects and not self._is_away
+        ask_at = None if is_settled else now + self._home_after.next_delay()
+        self._to(State.REGISTERED, now, ask_at)
 
     def on_reflexive(self, reflexive: Address, now: float) -> None:
         """The server sees us elsewhere now."""
@@ -251,7 +262,10 @@ class Registration:
                 self.start(now)
             case State.REGISTERED:
                 self.deadline = now + self._home_after.next_delay()
-                self.ask_home(now)
+                if self._is_away:
+                    self._seek_home(now)
+                elif not self._takes_redirects:
+                    self.reauthenticate(now)
             case State.RESOLVING:
                 self._fail(f"{self._place.host} was not looked up in time.", now)
             case State.CONNECTING if self.ike_id is None and not self.redirection.attempts:
@@ -264,11 +278,12 @@ class Registration:
         """For people."""
         registered = self.state is State.REGISTERED
         sa = self._ike.sa(self.ike_id) if self.ike_id is not None and registered else None
+        home = _home(self.entry).text
         return MediatorStatus(
             name=self.entry.name,
             address=self._place.text,
             state=self.state.value,
-            moved_from=home.text if self._place.text != (home := _home(self.entry)).text else "",
+            moved_from=home if self._is_away and home != self._place.text else "",
             reflexive=str(self._reflexive or ""),
             resumed=registered and self._tickets.resumed,
             suite=negotiated(sa) if sa is not None else "",
@@ -288,7 +303,11 @@ class Registration:
             self._place.peer,
             path,
             now,
-            extensions=(RedirectClient(), self.client.extension, self._tickets.extension),
+            extensions=(
+                *self.redirection.client(now),
+                self.client.extension,
+                self._tickets.extension,
+            ),
             patience=PATH_SECONDS if self._candidates else None,
         )
         self._to(State.CONNECTING, now, None)
@@ -296,26 +315,23 @@ class Registration:
     def _move(self, ike_id: int, now: float) -> None:
         """The server that we were sent to has us; the other one may go."""
         before, self.ike_id = self.ike_id, ike_id
-        self._lent = None
         sa = self._ike.sa(ike_id)
         resumption = resumption_of(sa) if sa is not None else None
         self._tickets = resumption.holder if resumption is not None else TicketHolder()
         self._place = self.redirection.take(ike_id, now)
         self._candidates = []
-        if self._place.is_proven or self._place.is_same(_home(self.entry)):
-            self._settle_at(self._place)
+        self._settle_at(self._place.lasting)
         if before is not None:
             self._ike.close(before, now)
 
     def _settle_at(self, place: Place) -> None:
         """We are registered at `place`: next time it is tried first, in the next run too."""
-        before = self._places[0].text, self._places[0].peer, len(self._places)
-        home = _home(self.entry)
-        self._places = [place, home] if place.is_proven else [home]
-        if not self.entry.is_covered and before == (place.text, place.peer, len(self._places)):
+        before, home = self._places, _home(self.entry)
+        self._places = [home] if place.is_same(home) else [place, home]
+        if not self.entry.is_covered and before == self._places:
             return
         auth = place.peer.remote_auth
-        if not place.is_proven:
+        if place.is_same(home):
             self._emit(MediatorMoved(name=self.entry.name, successor=None))
         elif isinstance(auth, KeyAuth):
             there = MediatorPlace(place.host, place.port, auth.public)

@@ -86,6 +86,17 @@ class Handshake:
         self.hint: tuple[CloseReason, str] = NO_ANSWER
 
 
+def begin(sa: IkeSa) -> Handshake:
+    """For a first request. Another one of the same attempt (with a ticket, or without one) has the
+
+    COOKIE rounds that are left of it: they are a bound on what anybody can make us send.
+    """
+    before = sa.handshake
+    hs = sa.handshake = Handshake()
+    hs.rounds = before.rounds if before is not None else 0
+    return hs
+
+
 def derive(sa: IkeSa, suite: Suite, seed: bytes, ni: bytes, nr: bytes) -> None:
     """The keys of a first IKE SA from its SKEYSEED (RFC 7296 §2.14)."""
     encr_length, integ_length = suite.key_lengths

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from agent.crypto.keymat import skeyseed
 from agent.crypto.signatures import ANNOUNCEMENT, decode_announcement
 from agent.datagram import Path, Transmit
-from agent.ike import certificates, intermediate, proof, redirect
+from agent.ike import certificates, handshake, intermediate, proof, redirect
 from agent.ike.errors import (
     Ignored,
     InvalidKePayload,
@@ -100,7 +100,7 @@ def start(sa: IkeSa, now: float) -> None:
         sa.close(CloseReason.NO_PROPOSAL_CHOSEN, detail, now)
         return
     group = first_group(sa.proposals)
-    hs = sa.handshake = Handshake()
+    hs = handshake.begin(sa)
     hs.own_nonce = sa.table.random(NONCE_LENGTH)
     hs.kex = sa.table.key_exchange(group)
     hs.groups.append(group)
@@ -183,6 +183,8 @@ def follows_cookie(sa: IkeSa, message: Message, now: float) -> bool:
         return False
     if not 1 <= len(cookie.data) <= MAX_COOKIE or hs.rounds >= MAX_COOKIE_ROUNDS:
         raise Ignored("cookie")
+    if cookie.data == hs.cookie:
+        raise Ignored("cookie_again")  # it answers an earlier sending, and has been followed
     hs.rounds += 1
     hs.cookie = cookie.data
     _start_over(sa, now)

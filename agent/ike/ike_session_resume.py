@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.crypto.keymat import resumed_skeyseed
 from agent.datagram import Path
-from agent.ike import ike_auth, ike_sa_init, redirect
+from agent.ike import handshake, ike_auth, ike_sa_init, redirect
 from agent.ike.errors import Ignored, InvalidSyntax, ProtocolError
 from agent.ike.exchange import Task
 from agent.ike.handshake import Handshake, derive
@@ -78,7 +78,7 @@ def start(sa: IkeSa, now: float) -> bool:
 
 
 def _present(sa: IkeSa, stored: StoredTicket, now: float) -> None:
-    hs = sa.handshake = Handshake()
+    hs = handshake.begin(sa)
     hs.own_nonce = sa.table.random(NONCE_LENGTH)
     hs.resumes = stored.resumes
     sa.submit(SessionResume(stored.ticket), now)

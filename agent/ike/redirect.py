@@ -195,6 +195,11 @@ def _event(
     )
 
 
+def follows(sa: IkeSa) -> bool:
+    """Whether we said on this IKE SA, which we began, that redirects are taken."""
+    return any(isinstance(e, RedirectClient) for e in sa.extensions)
+
+
 # -- gateway -------------------------------------------------------------------------------------
 
 

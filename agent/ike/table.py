@@ -23,6 +23,7 @@ from agent.ike import (
     inbound,
     informational,
     ppk,
+    redirect,
     rekey_ike,
     succession,
 )
@@ -396,7 +397,10 @@ class Ike:
             )
         )
         # RFC 5723 §4.3.4: nor does the peer of a resumed SA still have the old one.
-        self.identities.on_established(sa, now, initial_contact=initial_contact or resumed)
+        is_alone = initial_contact or resumed
+        # Who is sent elsewhere keeps what it has here until it has arrived there.
+        if is_alone or not redirect.leaves(sa):
+            self.identities.on_established(sa, now, initial_contact=is_alone)
         for extension in sa.extensions:
             extension.on_established(sa, now)
 

@@ -7,7 +7,7 @@ the same. A ticket is void once the peer's entry is gone or has another key, pre
 suite.
 
 Left out: tickets by reference, TICKET_ACK (there is always room for one), and tickets for peers
-whose proof has to be repeated (RFC 4478): they would prolong it.
+whose proof has to be repeated (RFC 4478) or is by certificate: they would prolong it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from agent.crypto.ticket import (
     seal_ticket,
     tag_of,
 )
+from agent.ike.errors import AuthenticationFailed
 from agent.ike.extension import Extension
 from agent.ike.handshake import Resumes
-from agent.ike.pad import KeyAuth, PskAuth
+from agent.ike.pad import AnyKeyAuth, KeyAuth, PskAuth
 from agent.ike.resumption import LOST
 from agent.ike.suite import suite_of
 from agent.wire.codes import ExchangeType, NotifyType, PrfId, ProtocolId
@@ -90,9 +91,13 @@ class Tickets:
         if wall is None:
             raise InvalidTicket
         self._forget(now)
-        if tag_of(ticket) in self._void:
+        if self.is_void(tag_of(ticket)):
             raise InvalidTicket
         return open_ticket(self.keys, ticket, wall)
+
+    def is_void(self, tag: bytes) -> bool:
+        """Whether the ticket with this tag is used, or its SA is over."""
+        return tag in self._void
 
     def invalidate(self, tag: bytes, now: float) -> None:
         """The ticket with this tag is used, or its SA is over."""
@@ -140,6 +145,8 @@ class Granting(Extension):
         assert auth is not None  # rules.check
         self._method = auth.method if old is None else old.method
         if old is not None:
+            if self._tickets.is_void(old.tag):
+                raise AuthenticationFailed("the ticket was used meanwhile")
             self._tickets.counters["resumed"] += 1
             self._tickets.invalidate(old.tag, now)
 
@@ -170,7 +177,7 @@ def resumed_by(sa: IkeSa, state: TicketState, tag: bytes) -> Resumes:
         tag=tag,
     )
     peer = sa.table.pad.find_peer(state.idi, state.idr, sa.extensions)
-    if peer is None or not is_still(peer, old) or not peer.gives_tickets:
+    if peer is None or not is_still(peer, old):
         raise InvalidTicket
     return old
 
@@ -178,7 +185,9 @@ def resumed_by(sa: IkeSa, state: TicketState, tag: bytes) -> Resumes:
 def is_still(peer: Peer, old: Resumes) -> bool:
     """Whether `peer` is whom the ticket was given to, proves itself as then, and may use it."""
     return (
-        peer.local_id.key == old.idr.key
+        peer.gives_tickets
+        and not peer.auth_seconds
+        and peer.local_id.key == old.idr.key
         and (peer.remote_id is None or old.idi.matches(peer.remote_id))
         and bytes_eq(_credential(peer, old.sk_d), old.credential)
         and old.suite.is_allowed_by(peer.proposals)
@@ -204,13 +213,15 @@ def _state_of(sa: IkeSa, peer: Peer, method: int, issued: int, expires: int) -> 
 def _credential(peer: Peer, sk_d: bytes) -> bytes:
     """Stands for what the peer proves itself with; under SK_d, so that no ticket tells a PSK.
 
-    Empty where that is no fixed secret or key: then there are no tickets.
+    Empty for certificates: then there are no tickets.
     """
     match peer.remote_auth:
         case PskAuth(secret=secret):
             kind, octets = b"P", secret
         case KeyAuth(public=public):
             kind, octets = b"K", public
+        case AnyKeyAuth(sha256=pinned):
+            kind, octets = b"H", pinned
         case _:
             return b""
     ppk = peer.ppk.id + b"\0" + peer.ppk.secret if peer.ppk is not None else b""

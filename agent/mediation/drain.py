@@ -5,13 +5,14 @@ server is not flooded with handshakes (§11); who comes meanwhile is redirected 
 has proven itself. Peers of our own kind are told port and key of the other server (HG_REDIRECT);
 others (strongSwan) have to find the same identity and key there (§3). Nobody is thrown out: who
 cannot follow, or does not reach the other server, stays, is asked again now and then, and goes
-with the process. Peers of our own kind ask now and then whether it is back, and return when it
-drains no more. The tunnels of peers with each other do not depend on any of this.
+with the process; who was sent on and comes again for that reason takes no redirects, and is let in
+(`agent.engine.redirection`). Peers of our own kind ask now and then whether it is back, and return
+when it drains no more. The tunnels of peers with each other do not depend on any of this.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from agent.ike.redirect import redirection
@@ -42,7 +43,7 @@ class Drain:
         self.successor = successor
         self.moved = 0
         self._asked: set[int] = set()
-        self._queue: deque[int] = deque()
+        self._queue: dict[int, None] = {}  # in this order; none that has gone
         self._next: float = 0.0
 
     @property
@@ -65,14 +66,16 @@ class Drain:
         if now < self._next:
             return []
         if not self._queue:
-            self._queue.extend(online())
-        due = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            self._queue = dict.fromkeys(online())
+        due = list(islice(self._queue, BATCH))
+        for ike_id in due:
+            del self._queue[ike_id]
         self._next = now + (BATCH_SECONDS if self._queue else AGAIN_SECONDS)
         return due
 
     def came(self, ike_id: int, now: float) -> None:
         """One more has registered all the same: it is asked soon."""
-        self._queue.append(ike_id)
+        self._queue[ike_id] = None
         self._next = min(self._next, now + BATCH_SECONDS)
 
     def asked(self, ike_id: int) -> None:
@@ -81,6 +84,7 @@ class Drain:
 
     def gone(self, ike_id: int, *, by_peer: bool) -> None:
         """A mediation connection ended; if by the peer that was asked to go, it has moved."""
+        self._queue.pop(ike_id, None)
         if ike_id in self._asked:
             self._asked.discard(ike_id)
             self.moved += by_peer

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -46,7 +48,6 @@ from tests.lab.scenario import seed
 from tests.lab.vici import ViciError
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
     from agent.operations.lab import Namespace, TwoNats
@@ -171,6 +172,49 @@ def test_who_comes_to_a_drained_mediator_is_sent_on(nats):
     done = bob.cli("mediate", "--drain", other, check=False)
     assert done.returncode == 69
     assert "no mediation server" in done.stderr
+
+
+def waiting_for_drain(server: Hearthgate, other: str) -> subprocess.Popen[bytes]:
+    """`mediate --drain`, which has told its first line."""
+    process = server.host.popen(
+        [*server.argv, "mediate", "--drain", other],
+        env=server.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert b"0 moved, 2 left" in process.stderr.readline()
+    return process
+
+
+def test_a_drain_that_leads_nowhere_is_left_and_another_one_begun(nats):
+    server, bob, alice = our_three(nats)
+    second = Hearthgate(
+        second_host(nats), nats.lab.folder / "ms2", "[mediate]\n", mediation=seed("ms2")
+    ).start()
+    key = public_text(seed("ms2"))
+    left = waiting_for_drain(server, f"{PUBLIC}.77#{key}")
+    left.send_signal(signal.SIGINT)
+    _, said = left.communicate(timeout=10)
+    assert (left.returncode, b"goes on sending" in said, b"Traceback" in said) == (130, True, False)
+    assert f"draining to {PUBLIC}.77:4500: 0 moved" in server.cli("status").stdout
+
+    overtaken = waiting_for_drain(server, f"{PUBLIC}.77#{key}")
+    done = server.cli("mediate", "--drain", f"{SECOND}#{key}")
+    assert f"2 moved to {SECOND}:4500" in done.stdout
+    _, said = overtaken.communicate(timeout=10)
+    assert overtaken.returncode == 75
+    assert f"sent to {SECOND}:4500 now" in said.decode()
+    for agent in (alice, bob):
+        assert mediators(agent) == [("registered", f"{SECOND}:4500")]
+
+    second.kill()  # in the middle of what comes now
+    assert server.stop() == 0
+    server.start()  # drained no more
+    assert "draining" not in server.cli("status").stdout
+    wait_at(alice, SERVER, 90.0)
+    wait_at(bob, SERVER, 90.0)
+    alice.ask("connect", peer="bob")
+    bob.wait_peer("alice", "up")
 
 
 # -- strongSwan as gateway -----------------------------------------------------------------------

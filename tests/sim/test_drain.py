@@ -10,11 +10,15 @@ from random import Random
 
 import pytest
 
+from agent.config import load_config
 from agent.crypto.auth import key_text
+from agent.datagram import Address
 from agent.engine.entries import MediatorPlace
 from agent.engine.events import MediatorChanged, MediatorMoved, Notice, TunnelDown
 from agent.engine.registration import HOME_SECONDS, HOME_SOON
 from agent.ike.redirect import MAX_REDIRECTS, REDIRECT_LOOP_DETECT_PERIOD
+from agent.mediation.drain import AGAIN_SECONDS
+from agent.moves import NO_MOVES
 from agent.wire.codes import ExchangeType
 from tests.support.network import Link
 from tests.support.pair import key_of
@@ -268,6 +272,20 @@ def test_the_configured_server_has_everybody_again_when_it_is_back():
     assert asked == []  # it is there, and asks no more
 
 
+@pytest.mark.parametrize("minutes", [1, 3, 10])
+def test_after_a_short_update_it_is_asked_soon(minutes):
+    """Who knows nothing of it all calls there: the gateway is away three times as long at most."""
+    scene, _ = moved_scene()
+    scene.run(60 * minutes)
+    scene.mediator.boot(scene.now)
+    scene.operator.moves = NO_MOVES
+    scene.operator.boot(scene.now)
+    assert scene.run(5, lambda: at(scene.operator) == [HERE])
+    scene.connect()
+    assert scene.run(2 * 60 * minutes + HOME_SOON, scene.both_up)
+    assert at(scene.gateway) == [HERE]
+
+
 def test_at_the_start_it_is_asked_soon():
     scene, _ = moved_scene()
     scene.mediator.boot(scene.now)
@@ -414,7 +432,9 @@ def test_two_registrations_that_end_at_one_server_become_one():
     scene.operator.events.clear()
     scene.run(120)
     assert at(scene.operator) == [THERE]
-    assert scene.operator.of(MediatorChanged) == []
+    # The other one asks for its server, and is not registered.
+    assert {e.name for e in scene.operator.of(MediatorChanged)} == {SERVER}
+    assert "registered" not in {e.state for e in scene.operator.of(MediatorChanged)}
     assert scene.operator.of(TunnelDown) == []
     scene.operator.engine.connect("shed", scene.now)
     assert scene.run(10, lambda: scene.operator.is_up("shed"))
@@ -447,6 +467,132 @@ def test_the_other_addresses_of_a_drained_mediator_are_left_alone():
     scene.network.drops = lambda host, packet: sent.append(packet.destination.host)
     assert scene.run(5, lambda: at(scene.gateway) == [THERE])
     assert "203.0.113.66" not in sent
+
+
+# -- anycast -------------------------------------------------------------------------------------
+
+ANYCAST = "203.0.113.1"
+
+
+def answers_at_anycast(scene: Scene, name: str, machine: Machine) -> None:
+    """RFC 5685 §4: who comes to `ANYCAST` is at `machine`, and sent to its own address."""
+    machine.config = load_config(
+        f'[mediate]\naddress = "{machine.hosts[0]}"\nanycast = ["{ANYCAST}"]'
+    )
+    machine.boot(scene.now)
+    leads_to(scene, name)
+
+
+def leads_to(scene: Scene, name: str) -> None:
+    ip, public = Address.parse(ANYCAST, 0).ip, scene.network.public
+    for host in scene.hosts.values():
+        host.addresses.pop(ip, None)
+    scene.hosts[name].addresses[ip] = public
+    public.members[ip] = scene.hosts[name]
+
+
+def configured_by_anycast() -> Scene:
+    scene = Scene()
+    answers_at_anycast(scene, "mediator", scene.mediator)
+    main = f'[mediator.main]\naddress = "{ANYCAST}"\nkey = "{scene.mediator_key}"\n'
+    scene.gateway.config = load_config(main)
+    scene.operator.learn(
+        scene.gateway.known("cabin", mediator=ANYCAST, mediator_key=scene.mediator_key)
+    )
+    for machine in (scene.gateway, scene.operator):
+        machine.boot(scene.now)
+    return scene.registered()
+
+
+def test_back_from_a_move_at_an_anycast_address_it_is_forgotten():
+    """That server proves the configured key, at an address of its own."""
+    scene = configured_by_anycast()
+    assert at(scene.gateway) == [HERE]
+    other = second(scene)
+    drain(scene, scene.mediator, place(other, SECOND))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.gateway.moves.pairs != ()
+    scene.mediator.boot(scene.now)
+    assert scene.run(HOME_SECONDS + 10, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
+    for machine in (scene.gateway, scene.operator):
+        assert machine.moves.pairs == ()
+    asked: list[float] = []
+    counts_asked(scene, asked)
+    scene.run(4 * HOME_SECONDS)
+    assert asked == []
+    scene.gateway.boot(scene.now)
+    drops_everything_of(scene, "second")
+    assert scene.run(5, lambda: at(scene.gateway) == [HERE])
+
+
+def moved_to_anycast() -> tuple[Scene, Machine]:
+    scene = Scene()
+    other = second(scene)
+    answers_at_anycast(scene, "second", other)
+    scene.registered()
+    drain(scene, scene.mediator, place(other, ANYCAST))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    return scene, other
+
+
+def test_a_move_to_an_anycast_address_is_remembered():
+    """What the drained server named, and not where that led this time."""
+    scene, other = moved_to_anycast()
+    assert [after for _, after in scene.gateway.moves.pairs] == [place(other, ANYCAST)]
+    drops_everything_of(scene, "mediator")
+    for machine in (scene.gateway, scene.operator):
+        machine.boot(scene.now)
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    scene.connect()
+    assert scene.run(10, scene.both_up)
+
+
+def test_who_moved_to_an_anycast_address_stays_while_the_configured_one_drains():
+    scene, _ = moved_to_anycast()
+    ike_id = scene.gateway.engine._registrations["main"].ike_id
+    scene.gateway.events.clear()
+    scene.run(60)
+    sent = set()
+    scene.network.drops = lambda host, packet: sent.add(packet.destination.host)
+    scene.run(3 * 3600)
+    assert SERVER in sent
+    assert ANYCAST not in sent
+    assert scene.gateway.engine._registrations["main"].ike_id == ike_id
+    assert scene.gateway.of(MediatorMoved) == scene.gateway.of(Notice) == []
+
+
+def test_who_moved_to_an_anycast_address_comes_back():
+    scene, _ = moved_to_anycast()
+    scene.mediator.boot(scene.now)  # drains no more
+    assert scene.run(HOME_SECONDS + 10, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
+    assert scene.gateway.moves.pairs == ()
+
+
+def test_one_of_several_behind_an_anycast_address_is_drained_to_the_others():
+    """They share a key, and the address leads to another one by now."""
+    scene = configured_by_anycast()
+    other = second(scene)
+    other.keys = scene.mediator.keys
+    answers_at_anycast(scene, "second", other)
+    drain(scene, scene.mediator, place(other, ANYCAST))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.gateway.moves.pairs == ()
+    scene.connect()
+    assert scene.run(10, scene.both_up)
+
+
+def test_drained_to_the_anycast_address_that_still_leads_here():
+    """Whoever drains forgot to withdraw it: nobody is thrown out, and nothing goes round."""
+    scene = configured_by_anycast()
+    asked: list[float] = []
+    counts_asked(scene, asked)
+    for machine in (scene.gateway, scene.operator):
+        machine.events.clear()
+    drain(scene, scene.mediator, place(scene.mediator, ANYCAST))
+    scene.run(600)
+    assert at(scene.gateway) == at(scene.operator) == [HERE]
+    assert scene.gateway.of(Notice) == scene.gateway.of(MediatorMoved) == []
+    assert len(asked) <= 600 / AGAIN_SECONDS + 1
 
 
 # -- what goes wrong -----------------------------------------------------------------------------
@@ -507,6 +653,83 @@ def test_the_other_one_is_no_mediator_and_nobody_is_lost():
     assert plain.sas == 0
 
 
+def drained_to_nowhere(why: str) -> tuple[Scene, Machine]:
+    scene = Scene().registered()
+    other = second(scene)
+    to = place(other, SECOND)
+    match why:
+        case "off":
+            drops_everything_of(scene, "second")
+        case "another key":
+            to = MediatorPlace(SECOND, PORT, key_of("x").public)
+        case "no name":
+            scene.gateway.dns["x.example.org"] = scene.operator.dns["x.example.org"] = None
+            to = MediatorPlace("x.example.org", PORT, other.keys.mediation.public)
+        case "itself":
+            to = place(scene.mediator, SERVER)
+        case "itself, another key":
+            to = MediatorPlace(SERVER, PORT, key_of("x").public)
+    drain(scene, scene.mediator, to)
+    return scene, other
+
+
+NOWHERE = ["off", "another key", "no name", "itself", "itself, another key"]
+
+
+@pytest.mark.parametrize("why", NOWHERE)
+def test_who_is_registered_stays_when_it_is_drained_to_nowhere(why):
+    scene, _ = drained_to_nowhere(why)
+    scene.gateway.events.clear()
+    for _ in range(20):
+        scene.run(60)
+        assert registered(scene.mediator) == 2
+    states = {e.state for e in scene.gateway.of(MediatorChanged)}
+    assert states <= {"registered"}
+    assert scene.gateway.of(MediatorMoved) == []
+
+
+@pytest.mark.parametrize("why", NOWHERE)
+def test_who_comes_to_one_that_is_drained_to_nowhere_gets_in(why):
+    """Once it has tried the other one it says no more that it takes redirects (§3)."""
+    scene, _ = drained_to_nowhere(why)
+    scene.run(5)
+    scene.operator.boot(scene.now)
+    scene.connect()
+    assert scene.run(60, scene.both_up), scene.operator.mediator(scene.now)
+    assert at(scene.operator) == [HERE]
+
+
+def test_who_fell_silent_has_not_moved():
+    scene, _ = drained_to_nowhere("off")
+    scene.network.drops = lambda host, packet: host in ("gateway", "second")
+    assert scene.run(600, lambda: registered(scene.mediator) == 1)
+    assert at(scene.operator) == [HERE]
+    assert scene.mediator.engine.status(scene.now).server.moved == 0
+
+
+def test_who_has_arrived_takes_redirects_again():
+    scene, other = moved_scene()
+    other.boot(scene.now)
+    assert scene.run(60, lambda: registered(other) == 2)
+    scene.mediator.boot(scene.now)
+    drain(scene, other, place(scene.mediator, SERVER))
+    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [HERE])
+
+
+def test_who_got_in_goes_when_the_other_one_is_on():
+    scene, other = drained_to_nowhere("off")
+    scene.operator.boot(scene.now)
+    assert scene.run(60, lambda: at(scene.operator) == [HERE])
+    for _ in range(10):
+        scene.run(60)
+        assert at(scene.operator) == at(scene.gateway) == [HERE]
+    scene.network.drops = lambda host, packet: False
+    scene.operator.events.clear()
+    assert scene.run(HOME_SECONDS, lambda: at(scene.operator) == at(scene.gateway) == [THERE])
+    assert {e.state for e in scene.operator.of(MediatorChanged)} == {"registered"}
+    assert scene.run(1, lambda: (registered(scene.mediator), registered(other)) == (0, 2))
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "224.0.0.1", "0.0.0.0"])
 def test_nobody_is_sent_to_addresses_that_lead_astray(host):
     scene = Scene().registered()
@@ -520,7 +743,7 @@ def test_nobody_is_sent_to_addresses_that_lead_astray(host):
 
 
 def test_two_mediators_that_are_drained_to_each_other():
-    """§7: five in five minutes; then it is said once, and one goes slowly."""
+    """§7: five in five minutes; then it is said once, and everybody is where he was configured."""
     scene = Scene()
     other = second(scene)
     drain(scene, scene.mediator, place(other, SECOND))
@@ -536,11 +759,10 @@ def test_two_mediators_that_are_drained_to_each_other():
     assert "redirected again and again" in said[0]
     # 5 that are followed, and the first of each attempt of the back-off: 2, 4, … 120 s.
     assert MAX_REDIRECTS <= len(sent) <= MAX_REDIRECTS + 14, (len(sent), scene.now - started)
-    state = scene.gateway.mediator(scene.now)
-    assert state.state == "waiting"
-    assert "five times in five minutes" in state.error
-    assert state.address == f"{SERVER}:4500"
+    assert at(scene.gateway) == at(scene.operator) == [HERE]
+    scene.connect()
+    assert scene.run(10, scene.both_up)
     # One of them is started anew: everything is well by itself.
     other.boot(scene.now)
-    assert scene.run(600, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
+    assert scene.run(HOME_SECONDS, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
     assert scene.gateway.of(MediatorMoved)

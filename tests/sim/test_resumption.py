@@ -13,6 +13,7 @@ from agent.crypto import kem, kex
 from agent.crypto.keys import PublicKey, SigningKey
 from agent.crypto.ticket import TICKET_SECONDS
 from agent.datagram import Address
+from agent.profiles import MEDIATOR_LIVENESS
 from tests.support.network import Link
 from tests.unit.engine.machines import SERVER, Machine, Scene
 
@@ -234,6 +235,25 @@ def test_from_another_address_too(operations) -> None:
         assert town.operator.mediator(town.now).reflexive != seen
         town.run(5)
         assert town.online() == len(town.everybody) == town.mediator.sas
+
+
+def test_a_resumed_registration_is_rekeyed_and_has_a_token_of_its_own(operations) -> None:
+    """RFC 6290: the second restart is noticed as soon as the first; and resumed from once more."""
+    town = started(2)
+    town.mediator.boot(town.now)
+    assert town.came_back()
+    for machine in town.everybody:
+        (registration,) = machine.engine._registrations.values()
+        machine.engine._ike.rekey_ike(registration.ike_id, town.now)
+        machine.engine._settle(town.now)
+        machine.events.clear()
+    town.run(200)
+    assert town.resumed() == town.online() == len(town.everybody)
+    operations.clear()
+    town.mediator.boot(town.now)
+    assert town.came_back(MEDIATOR_LIVENESS + 5)
+    assert operations == {}
+    assert town.resumed() == len(town.everybody)
 
 
 def test_an_older_ticket_is_not_shown_after_a_goodbye(operations) -> None:

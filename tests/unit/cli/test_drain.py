@@ -75,6 +75,17 @@ def test_some_are_left(daemon, capsys):
     assert said.out == ""
 
 
+def test_whoever_stops_waiting_is_told_that_it_goes_on(monkeypatch, capsys):
+    def interrupted(root, request, progress=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ask, "ask", interrupted)
+    assert main(["mediate", "--drain", f"m#{KEY}"]) == 130
+    said = capsys.readouterr()
+    assert "goes on sending everybody there" in said.err
+    assert said.err.endswith("stopped.\n")
+
+
 @pytest.mark.parametrize("other", ["m", f"#{KEY}", f"a b#{KEY}", "m#short", f"m:99999#{KEY}"])
 def test_what_is_no_mediation_server(other, capsys):
     assert main(["mediate", "--drain", other]) == 65

@@ -83,6 +83,18 @@ def test_a_damaged_file_is_kept_aside(path, caplog, content) -> None:
     assert TicketKeys(path).at(WALL) == (after,)
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_keys_that_others_could_have_read_are_used_no_more(path, caplog, mode) -> None:
+    """Put back from a backup, say. A handshake each is cheaper than everybody's SK_d."""
+    (before,) = TicketKeys(path).at(WALL)
+    path.chmod(mode)
+    (after,) = TicketKeys(path).at(WALL)
+    assert after != before
+    assert "others" in caplog.text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert TicketKeys(path).at(WALL) == (after,)
+
+
 @pytest.mark.parametrize(
     "keys",
     [

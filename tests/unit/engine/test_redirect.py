@@ -252,6 +252,18 @@ def test_in_ike_auth():
     assert direct.first.sas == 0
 
 
+def test_in_ike_auth_to_one_that_is_another_it_gets_in():
+    """The next time it says no more that it takes redirects (§3)."""
+    direct = Direct(key="somebody else")
+    said = redirection(GatewayId.of_host(SECOND))
+    direct.first.engine._ike.attachment._responder = (gateway_factory(lambda sa: said),)
+    direct.start()
+    assert direct.up(FIRST, 30)
+    assert direct.passes(direct.first)
+    asked = [m for host, m in first_messages(direct.sent) if host == FIRST]
+    assert [m.notify(NotifyType.REDIRECT_SUPPORTED) is not None for m in asked] == [True, False]
+
+
 def test_in_ike_auth_the_other_addresses_of_its_name_are_left_alone():
     direct = Direct()
     direct.client.dns[FIRST] = [FIRST, "203.0.113.66"]
@@ -306,10 +318,10 @@ def test_two_that_send_to_each_other():
 
 
 class Forger:
-    """Sees each IKE_SA_INIT on its way and answers first, redirecting to `host`."""
+    """Sees each first request on its way and answers first, redirecting to `host`."""
 
-    def __init__(self, direct: Direct, host: str) -> None:
-        self.direct, self.host, self.forged = direct, host, 0
+    def __init__(self, direct: Direct, host: str, exchange: int = ExchangeType.IKE_SA_INIT) -> None:
+        self.direct, self.host, self.forged, self.exchange = direct, host, 0, exchange
         direct.network.drops = self
 
     def __call__(self, host: str, packet: Packet) -> bool:
@@ -318,11 +330,11 @@ class Forger:
             direct.sent.append(packet)
         if host != "client" or packet.destination.host != FIRST:
             return False
-        for _, asked in first_messages([packet]):
+        for _, asked in first_messages([packet], self.exchange):
             header = Header(
                 initiator_spi=asked.header.initiator_spi,
                 responder_spi=bytes(8),
-                exchange=ExchangeType.IKE_SA_INIT,
+                exchange=self.exchange,
                 is_initiator=False,
                 is_response=True,
                 message_id=0,
@@ -334,6 +346,7 @@ class Forger:
             for _ in range(50):
                 direct.client.engine._ike.receive(path, answer, direct.network.now)
                 self.forged += 1
+            direct.client.engine._settle(direct.network.now)
         return False
 
 
@@ -378,6 +391,33 @@ def test_a_forged_redirect_to_one_that_does_no_mediation():
     assert SECOND in {p.destination.host for p in direct.sent}
     assert direct.client.of(MediatorChanged) == []
     assert direct.client.mediator().state == "registered"
+
+
+def test_a_proof_is_repeated_without_the_ticket_that_a_forger_had_shown():
+    """RFC 4478: whatever became of the attempts, what comes later is a proof of its own."""
+    direct = Direct(key="somebody else")
+    mediator = Machine("mediator", FIRST, config=f'[mediate]\naddress = "{FIRST}"')
+    key = key_text(mediator.keys.mediation.public)
+    direct.first = mediator
+    direct.client = Machine(
+        "client", "192.0.2.9", config=f'[mediator.main]\naddress = "{FIRST}"\nkey = "{key}"\n'
+    )
+    direct.start()
+    assert direct.run(2, lambda: direct.client.mediator().state == "registered")
+    direct.run(200)
+    mediator.boot(direct.network.now)
+    forger = Forger(direct, SECOND, ExchangeType.IKE_SESSION_RESUME)
+    assert direct.run(60, lambda: mediator.sas == 1)
+    direct.run(10)
+    assert forger.forged > 0
+    assert direct.client.mediator().resumed
+    direct.sent.clear()
+    direct.client.engine._registrations["main"].reauthenticate(direct.network.now)
+    direct.client.engine._settle(direct.network.now)
+    direct.run(5)
+    assert first_messages(direct.sent, ExchangeType.IKE_SESSION_RESUME) == []
+    assert [host for host, _ in first_messages(direct.sent)] == [FIRST]
+    assert not direct.client.mediator().resumed
 
 
 def test_an_answer_to_an_older_question_is_nobodys():

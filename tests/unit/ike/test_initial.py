@@ -219,6 +219,18 @@ def test_endless_cookies() -> None:
     assert len(pair.sent) == 1 + 3
 
 
+def test_a_cookie_that_comes_again_costs_no_round() -> None:
+    """Each sending that was slow is answered; and the secret may rotate after that."""
+    pair = make_pair()
+    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
+    for _ in range(4):
+        _answer(pair, NotifyPayload(NotifyType.COOKIE, b"first" * 4))
+    assert len(pair.sent) == 1 + 1
+    _answer(pair, NotifyPayload(NotifyType.COOKIE, b"other" * 4))
+    assert len(pair.sent) == 1 + 2
+    assert pair.a.drops == ["cookie_again"] * 3
+
+
 def test_endless_key_exchanges() -> None:
     pair = make_pair(ike=("aes128gcm16-prfsha256-x25519-ecp256",))
     pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.crypto.digest import sha256
 from agent.crypto.kex import generate_key_exchange
+from agent.crypto.public_keys import AnyPublicKey
+from agent.crypto.signatures import KeyKind
 from agent.crypto.ticket import TICKET_SECONDS, TicketKey, seal_ticket
 from agent.datagram import Address, Path, Transmit
 from agent.ike.crash import CrashDetection, Tokens
 from agent.ike.events import ChildSaEstablished, CloseReason, IkeSaClosed, IkeSaEstablished
 from agent.ike.ike_session_resume import SILENCE_SECONDS
-from agent.ike.pad import Lifetimes, Ppk, PskAuth
+from agent.ike.pad import AnyKeyAuth, Lifetimes, Ppk, PskAuth
 from agent.ike.resumption import (
     LONGEST_SECONDS,
     RENEW_AT,
@@ -40,6 +43,7 @@ from agent.wire.proposals import Transform
 from agent.wire.ticket import encode_granted, encode_presented
 from tests.support.certificates import AT
 from tests.support.feature_scenes import certified, ticket_pair
+from tests.support.keys import private_key
 from tests.support.pair import (
     A_ADDRESS,
     A_TO_B,
@@ -330,11 +334,12 @@ def test_a_ticket_that_does_not_open(why: str) -> None:
         {"remote_auth": PskAuth(secret=b"p" * 32)},
         {"ppk": Ppk(id=b"k", secret=b"p" * 32, required=False)},
         {"gives_tickets": False},
+        {"auth_seconds": 600.0},
         {"proposals": ike_proposals("aes256gcm16-prfsha384-x25519")},
         {"remote_id": Identification.parse("c@example.org")},
         {"local_id": Identification.parse("c@example.org")},
     ],
-    ids=["credential", "ppk", "policy", "suite", "idi", "idr"],
+    ids=["credential", "ppk", "policy", "repeated proof", "suite", "idi", "idr"],
 )
 def test_a_peer_that_is_another_one_now(change: dict[str, object]) -> None:
     world = Clients().interrupted()
@@ -504,6 +509,28 @@ def test_a_used_ticket_is_refused() -> None:
     world.holder.stored = used
     world.connect()
     pair.play(NACK)
+
+
+def test_a_ticket_that_is_shown_twice_at_once_is_used_once() -> None:
+    """§4.3.1: both requests came before either proof."""
+    world = Clients().interrupted()
+    pair = world.pair
+    twice = world.holder.stored
+    world.connect()
+    pair.play(f"a --> b: {RESUME}\n a <-- b: IKE_SESSION_RESUME! No")
+    held, pair.pending = pair.pending, []
+    world.holder.stored = twice
+    world.connect()
+    pair.play(f"a --> b: {RESUME}\n a <-- b: IKE_SESSION_RESUME! No")
+    assert len(pair.b.ike.half_open) == 2
+    pair.settle()
+    assert world.tickets.counters["resumed"] == 1
+    (kept,) = pair.b.events(IkeSaEstablished)
+    pair.pending = held
+    pair.settle()
+    assert world.tickets.counters["resumed"] == 1
+    assert pair.b.events(IkeSaEstablished) == [kept]
+    assert pair.a.last(IkeSaClosed).reason is CloseReason.AUTHENTICATION_FAILED
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
@@ -720,6 +747,24 @@ def test_endless_cookies() -> None:
         pair.a.ike.receive(A_TO_B, encode_message(header, [cookie]), pair.now)
     assert number == 4
     assert pair.a.drops[-1] == "cookie"
+
+
+def test_endless_cookies_over_every_fall_back() -> None:
+    """THREATS 7: three rounds for an attempt, whether it begins with the ticket or without."""
+    world = Clients().interrupted()
+    pair = world.pair
+    world.connect()
+    followed = 0
+    for number in range(400):
+        pair.sleep(0.1, deliver=False)
+        if not pair.a.ike.sas():
+            break
+        request = decode_message(pair.a.sa.outgoing.data[0])
+        cookie = NotifyPayload(NotifyType.COOKIE, number.to_bytes(2, "big"))
+        header = request.header._replace(is_initiator=False, is_response=True)
+        pair.a.ike.receive(A_TO_B, encode_message(header, [cookie]), pair.now)
+        followed += pair.a.sa.handshake.cookie == cookie.data
+    assert followed == 3
 
 
 @pytest.mark.parametrize("notify", [NotifyType.TICKET_NACK, NotifyType.INVALID_SYNTAX, 12345])
@@ -951,6 +996,26 @@ def test_with_psk() -> None:
     assert world.was_resumed()
     world.interrupted()
     world.change_b(remote_auth=PskAuth(secret=b"q" * 32))
+    world.connect()
+    world.pair.play(f"a --> b: {RESUME}\n a <-- b: IKE_SESSION_RESUME! N(TICKET_NACK)")
+
+
+@pytest.mark.parametrize("in_band", [False, True])
+def test_with_a_key_of_another_kind(in_band: bool) -> None:
+    """ECDSA, pinned here or shown in band (RFC 7670): void once another key is pinned."""
+    own, other = private_key(KeyKind.P256, "one"), private_key(KeyKind.P256, "two")
+
+    def pinned(spki: bytes) -> AnyKeyAuth:
+        return AnyKeyAuth(sha256=sha256(spki), key=None if in_band else AnyPublicKey(spki))
+
+    world = Clients(ike=("aes128gcm16-prfsha256-x25519", "aes256gcm16-prfsha384-x25519"))
+    world.change_a(local_auth=own)
+    world.change_b(remote_auth=pinned(own.spki))
+    world.interrupted()
+    world.established()
+    assert world.was_resumed()
+    world.interrupted()
+    world.change_b(remote_auth=pinned(other.spki))
     world.connect()
     world.pair.play(f"a --> b: {RESUME}\n a <-- b: IKE_SESSION_RESUME! N(TICKET_NACK)")
 

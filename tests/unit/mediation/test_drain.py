@@ -48,6 +48,17 @@ def test_who_comes_is_asked_soon():
     assert draining.due(lambda: [], draining.next_timeout) == [7]
 
 
+def test_who_has_gone_is_waited_for_no_more():
+    """Else one that comes and goes as often as it can would keep the others waiting."""
+    draining = drain()
+    assert draining.due(lambda: [], 0.0) == []
+    for ike_id in range(1, 1000):
+        draining.came(ike_id, 1.0)
+        draining.gone(ike_id, by_peer=False)
+    draining.came(1000, 1.0)
+    assert draining.due(lambda: [], draining.next_timeout) == [1000]
+
+
 def test_what_counts_as_moved():
     draining = drain()
     for ike_id in (1, 2):
