@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+from tests.lab.daemon import CHECKOUT
 
 # Only a mediation server gives tickets; the rest waits until somebody asks for it.
 LATER = (
@@ -21,7 +24,11 @@ LATER = (
 def test_what_is_asked_for_later_is_loaded_later():
     script = "import sys, agent.serve; print('\\n'.join(sys.modules))"
     loaded = subprocess.run(
-        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     assert "agent.daemon" in loaded
     assert [name for name in LATER if name in loaded] == []
