@@ -15,7 +15,7 @@ from agent.crypto.auth import key_text
 from agent.datagram import Address
 from agent.engine.entries import MediatorPlace
 from agent.engine.events import MediatorChanged, MediatorMoved, Notice, TunnelDown
-from agent.engine.registration import HOME_SECONDS, HOME_SOON
+from agent.engine.registration import HOME_AGAIN, HOME_SECONDS, HOME_SOON
 from agent.ike.redirect import MAX_REDIRECTS, REDIRECT_LOOP_DETECT_PERIOD
 from agent.mediation.drain import AGAIN_SECONDS
 from agent.moves import NO_MOVES
@@ -325,6 +325,14 @@ def test_while_it_does_not_have_us_nothing_changes(why):
 def test_who_calls_one_that_has_gone_back_goes_after_it():
     """And not only when its own time has come: a person waits."""
     scene, _ = moved_scene()
+    (operators,) = scene.operator.engine._registrations.values()
+
+    def would_not_ask_soon() -> bool:
+        assert operators.deadline is not None
+        quiet = scene.now - operators._home_asked > HOME_AGAIN
+        return quiet and operators.deadline - scene.now > 2 * HOME_SOON
+
+    assert scene.run(2 * HOME_SECONDS, would_not_ask_soon)
     scene.mediator.boot(scene.now)
     scene.gateway.boot(scene.now)
     assert scene.run(HOME_SOON + 5, lambda: at(scene.gateway) == [HERE])
