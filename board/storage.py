@@ -10,6 +10,8 @@ checksum is CRC-32 (zlib polynomial): it guards against accidents; who may write
 could forge any other just as well. Left out: locking between writers of one file (the daemon is
 the only writer of state, io.local holds its lock), and symbolic links (a link at the place of a
 file is replaced by the file).
+
+A little longer than the soft limit: each way to write here is a few of the same system calls.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class IkeSettings:
 
     Half-open SAs: `half_open_seconds` after IKE_SA_INIT one that did not authenticate goes. From
     `cookie_threshold` of them on in all, or `cookie_threshold_net` from one /24 or /64, a COOKIE is
-    asked for (§2.6). At the limits the oldest goes first: 1024 half-open SAs are about 5 MB.
+    asked for (§2.6); likewise from so many requests in one second on that cost a key exchange and
+    led to none. At the limits the oldest goes first: 1024 half-open SAs are about 5 MB.
     """
 
     first_interval: float = 0.5

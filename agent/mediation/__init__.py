@@ -3,5 +3,5 @@
 An extension of `agent.ike` that ike does not know of. client and server hold the two roles of a
 mediation connection, checklist the connectivity checks of one attempt, endpoints what may be
 offered and probed, messages the content of ME_CONNECT, connect_id what ties a mediated IKE SA to
-its attempt. Left out: relaying of payload by the server and MOBIKE (the NAT issue).
+its attempt. Left out: relaying of payload by the server, and MOBIKE.
 """

@@ -20,12 +20,7 @@ from agent.ike.half_open import network_of
 from agent.mediation.budget import Bucket
 from agent.mediation.events import PeerGone, PeerRegistered, ServerEvent
 from agent.mediation.identity import accept_hash
-from agent.mediation.messages import (
-    BAD_SYNTAX,
-    FAILED,
-    ConnectMessage,
-    decode_connect,
-)
+from agent.mediation.messages import BAD_SYNTAX, FAILED, ConnectMessage, decode_connect
 from agent.mediation.server_extension import ServerExtension
 from agent.mediation.settings import answered_from
 from agent.records import record

@@ -165,14 +165,18 @@ def moved_scene() -> tuple[Scene, Machine]:
     return scene, other
 
 
-def test_after_a_restart_with_the_old_mediator_off_they_meet_at_the_new_one():
-    scene, _ = moved_scene()
+def meet_after_a_restart_with_the_old_mediator_off(scene: Scene) -> None:
     drops_everything_of(scene, "mediator")
     for machine in (scene.gateway, scene.operator):
         machine.boot(scene.now)
     assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
     scene.connect()
     assert scene.run(10, scene.both_up)
+
+
+def test_after_a_restart_with_the_old_mediator_off_they_meet_at_the_new_one():
+    scene, _ = moved_scene()
+    meet_after_a_restart_with_the_old_mediator_off(scene)
     assert scene.echoes()
 
 
@@ -547,12 +551,7 @@ def test_a_move_to_an_anycast_address_is_remembered():
     """What the drained server named, and not where that led this time."""
     scene, other = moved_to_anycast()
     assert [after for _, after in scene.gateway.moves.pairs] == [place(other, ANYCAST)]
-    drops_everything_of(scene, "mediator")
-    for machine in (scene.gateway, scene.operator):
-        machine.boot(scene.now)
-    assert scene.run(5, lambda: at(scene.gateway) == at(scene.operator) == [THERE])
-    scene.connect()
-    assert scene.run(10, scene.both_up)
+    meet_after_a_restart_with_the_old_mediator_off(scene)
 
 
 def test_who_moved_to_an_anycast_address_stays_while_the_configured_one_drains():

@@ -591,8 +591,8 @@ def test_a_pseudonym_that_is_no_key(length: int) -> None:
     pair.play(FAILED)
 
 
-def test_a_forged_error_does_not_hurry_the_rest() -> None:
-    """THREATS 13: once a true answer came, the attempt has all its time again."""
+def _truth_after_a_forged_error() -> Pair:
+    """b has answered a, who had heard NO_PROPOSAL_CHOSEN from nobody knows whom."""
     pair = make_pair()
     pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
     pair.drain()
@@ -603,6 +603,12 @@ def test_a_forged_error_does_not_hurry_the_rest() -> None:
         a <-- b: IKE_SA_INIT! SA KE No
         """
     )
+    return pair
+
+
+def test_a_forged_error_does_not_hurry_the_rest() -> None:
+    """THREATS 13: once a true answer came, the attempt has all its time again."""
+    pair = _truth_after_a_forged_error()
     pair.pending.clear()
     pair.sleep(20, deliver=False)
     assert pair.a.events(IkeSaClosed) == []
@@ -611,15 +617,6 @@ def test_a_forged_error_does_not_hurry_the_rest() -> None:
 
 
 def test_a_forged_error_is_not_why_nobody_answers_later() -> None:
-    pair = make_pair()
-    pair.a.ike.connect(pair.a.peer, A_TO_B, pair.now)
-    pair.drain()
-    _answer(pair, NotifyPayload(NotifyType.NO_PROPOSAL_CHOSEN))
-    pair.play(
-        """
-        a --> b: IKE_SA_INIT? SA KE No
-        a <-- b: IKE_SA_INIT! SA KE No
-        """
-    )
+    pair = _truth_after_a_forged_error()
     pair.sleep(120, deliver=False)
     assert pair.a.last(IkeSaClosed).reason is CloseReason.TIMEOUT

@@ -799,19 +799,6 @@ def test_a_bad_follow_up_ends_the_ike_sa(payloads: list) -> None:
     assert pair.b.last(IkeSaClosed).reason is CloseReason.PROTOCOL_ERROR
 
 
-def test_a_follow_up_out_of_the_blue() -> None:
-    pair = with_child()
-    sa = pair.a.sa
-    header = sa.header(ExchangeType.IKE_FOLLOWUP_KE, sa.outgoing.next_id, is_response=False)
-    notify = NotifyPayload(NotifyType.ADDITIONAL_KEY_EXCHANGE, b"who knows")
-    data = sa.protection.seal(header, [KePayload(36, KEY), notify], pair.a.ike.random)
-    pair.b.ike.receive(A_TO_B, data, pair.now)
-    pair.drain()
-    (answer,) = pair.pending
-    assert pair.describe(pair.b, answer.data) == "IKE_FOLLOWUP_KE! N(STATE_NOT_FOUND)"
-    agree(pair)
-
-
 def _follow_up(pair: Pair, link: bytes, message_id: int) -> str:
     """What b answers to a follow-up of a with this link."""
     sa = pair.a.sa
@@ -823,6 +810,13 @@ def _follow_up(pair: Pair, link: bytes, message_id: int) -> str:
     pair.drain()
     (answer,) = pair.pending
     return pair.describe(pair.b, answer.data)
+
+
+def test_a_follow_up_out_of_the_blue() -> None:
+    pair = with_child()
+    said = _follow_up(pair, b"who knows", pair.a.sa.outgoing.next_id)
+    assert said == "IKE_FOLLOWUP_KE! N(STATE_NOT_FOUND)"
+    agree(pair)
 
 
 def test_only_the_link_that_was_given_goes_on() -> None:
