@@ -1,7 +1,8 @@
 """The engine's peer authorization database (RFC 4301 §4.4.3): whom it lets in, and as what.
 
-Three kinds come: peers of the mediation server (their pseudonym is their key), known peers (pinned
-identity), and invited ones (pinned one-time identity, childless, may only enrol).
+Three kinds come: peers of the mediation server (their pseudonym is their key, or they stand in the
+configuration), known peers (each with an identity and what proves it), and invited ones (pinned
+one-time identity, childless, may only enrol).
 """
 
 from __future__ import annotations
