@@ -75,7 +75,7 @@ class MediationSettings:
     max_callbacks: int = 32  # per caller
     callback_lifetime: float = 7 * 86400.0  # a call that nobody repeats is forgotten at last
     max_accepted: int = 1024  # accepted pseudonyms of one peer
-    # Anybody can make a key and register with it, so there is an end: 65,536 peers are 0.5 GB, and
+    # Anybody can make a key and register with it, so there is an end: 65,536 peers are 0.3 GB, and
     # one /24 or /64 (a provider's NAT may have thousands behind it) gets a sixteenth of that. Lists
     # of accepted pseudonyms: 80 octets each, so 40 MB in all; after that only short ones are kept.
     max_registered: int = 65536
