@@ -214,7 +214,6 @@ def replaced(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
         ChildSaRekeyed(
             ike_id=sa.ike_id,
             old_spi_in=old.spi_in,
-            old_spi_out=old.spi_out,
             spi_in=new.spi_in,
             spi_out=new.spi_out,
         )

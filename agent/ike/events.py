@@ -142,7 +142,6 @@ class ChildSaRekeyed:
 
     ike_id: int
     old_spi_in: bytes
-    old_spi_out: bytes
     spi_in: bytes
     spi_out: bytes
 
