@@ -63,6 +63,7 @@ from agent.ike.events import (
     IkeSaRekeyed,
 )
 from agent.ike.pad import Lifetimes
+from agent.ike.states import LINGER_SECONDS
 from agent.wire.codes import NotifyType, ProtocolId
 from agent.wire.message import decode_header
 from agent.wire.payloads import NotifyPayload
@@ -218,6 +219,31 @@ def test_children_both_rekeyed(swap: bool, place: str) -> None:
     with_nonces(s.us, ours)
     with_nonces(s.them, theirs)
     _both_rekey_a_child(s, ours_survives=survives)
+
+
+def test_the_losers_child_has_an_end(swap: bool) -> None:
+    """Who made it closes it; where that never comes it is not rekeyed, and we do in the end."""
+    s = sides(swap, lifetimes=Lifetimes(child_seconds=3600.0))
+    ours, theirs, _ = PLACES["their Ni"]
+    with_nonces(s.us, ours)
+    with_nonces(s.them, theirs)
+    s.rekey_child(s.us, s.them)
+    s.play(
+        f"""
+        a --> b: {CHILD_REKEY}
+        a <-- b: {CHILD_REKEY}
+        a --> b: {CHILD_OK}
+        a <-- b: {CHILD_OK}
+        """
+    )
+    (event,) = s.us.events(ChildSaRekeyed)
+    of_them = {event.old_spi_in, *s.us.installed} - {event.spi_in}
+    assert len(of_them) == 2  # the old one, and theirs
+    for spi in of_them:
+        child = s.us.sa.children[spi]
+        assert child.ends_silently
+        assert child.rekey_at is None
+        assert child.expire_at == s.pair.now + LINGER_SECONDS
 
 
 @pytest.mark.parametrize("kind", ["child", "ike"])
