@@ -111,8 +111,8 @@ def test_one_comes_when_the_other_is_followed_up(race, what, first):
         f"""
         us {on} them: {request}
         us {back} them: {answer}
-        us {back} them: {request}
         us {on} them: {FOLLOWUP}
+        us {back} them: {request}
         us {on} them: {NOT_NOW}
         us {back} them: {FOLLOWED}
         us {on} them: {delete}
